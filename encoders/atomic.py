@@ -1,0 +1,82 @@
+"""Files and folders that appear whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from encoders.errors import MedretError
+
+
+@contextmanager
+def whole_file(path: Path, mode: int = 0o600) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; on success it is synced and renamed to `path`.
+
+    Args:
+        path: Where the file shall be; an existing file is replaced.
+        mode: Permission bits of the new file.
+
+    Raises:
+        MedretError: If the disk is full or the place cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield beside
+        beside.chmod(mode)
+        _sync(beside)
+        beside.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise MedretError(f"{path}: cannot be written ({error.strerror or error}). Free space or choose another place.") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder beside `path` to fill; on success it is synced and renamed to `path`.
+
+    An existing folder at `path` is replaced; the new folder is its owner's alone (mode 0700).
+
+    Raises:
+        MedretError: If the disk is full or the place cannot be written.
+    """
+    beside = old = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        yield beside
+        for entry in [*beside.rglob("*"), beside]:
+            _sync(entry)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+            path.replace(old / path.name)
+        beside.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise MedretError(f"{path}: cannot be written ({error.strerror or error}). Free space or choose another place.") from error
+    finally:
+        for leftover in (beside, old):
+            if leftover is not None:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def private_folder(path: Path) -> Path:
+    """Make `path` and its missing parents, readable by their owner alone (mode 0700); return it."""
+    try:
+        missing = [folder for folder in [path, *path.parents] if not folder.exists()]
+        for folder in reversed(missing):
+            folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise MedretError(f"{path}: the folder cannot be made ({error.strerror or error}). Choose another place.") from error
+    return path
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

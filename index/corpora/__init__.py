@@ -1,0 +1,1 @@
+"""One reader per source of radiographs and reports; each yields the same Record."""

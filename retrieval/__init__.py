@@ -1,0 +1,1 @@
+"""Questions, ranked answers, their evaluation, and the command line."""

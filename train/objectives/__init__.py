@@ -1,0 +1,1 @@
+"""Contrastive objectives: tensors in, a loss out."""
