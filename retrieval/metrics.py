@@ -1,0 +1,180 @@
+"""Retrieval metrics as whole-array arithmetic: rankings and label bitmasks in, one number a query out."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Denominator = Literal["k", "min(k, relevant)"]
+DENOMINATORS: tuple[Denominator, ...] = ("k", "min(k, relevant)")
+MOST_FINDINGS = 64  # bits of the widest mask
+
+
+def pack_findings(holds: NDArray[np.bool_]) -> NDArray[Any]:
+    """Put the findings of each record into one integer: bit f is set where finding f holds.
+
+    Args:
+        holds: (N, K) bool, K at most 64.
+
+    Returns:
+        (N,) uint16, uint32 or uint64, the smallest that holds K bits.
+
+    Raises:
+        ValueError: If there are more than 64 findings.
+    """
+    findings = holds.shape[1]
+    if findings > MOST_FINDINGS:
+        raise ValueError(f"{findings} findings, expected at most {MOST_FINDINGS}: select some of them")
+    kind = np.dtype(np.uint16 if findings <= 16 else np.uint32 if findings <= 32 else np.uint64)
+    masks = np.zeros(len(holds), dtype=kind)
+    for finding in range(findings):
+        masks |= holds[:, finding].astype(kind) << kind.type(finding)
+    return masks
+
+
+def ranked_relevance(ranked: NDArray[np.int64], query_masks: NDArray[Any], candidate_masks: NDArray[Any]) -> NDArray[np.bool_]:
+    """Say of each ranked candidate whether it shares a finding with its query.
+
+    Args:
+        ranked: (Q, R) int64, candidate rows in the order of rank; -1 where a query has fewer answers.
+        query_masks: (Q,) unsigned integers, the findings that each query asks for.
+        candidate_masks: (N,) of the same type, the findings of each candidate.
+
+    Returns:
+        (Q, R) bool, False at -1.
+    """
+    if not len(candidate_masks):
+        return np.zeros(ranked.shape, dtype=np.bool_)
+    shared = candidate_masks[ranked]  # (Q, R); row -1 reads the last candidate and is struck out below
+    shared &= query_masks[:, None]
+    relevance: NDArray[np.bool_] = shared != 0
+    relevance &= ranked >= 0
+    return relevance
+
+
+def precision_at_k(
+    relevance: NDArray[np.bool_], k: int, relevant: NDArray[np.int64] | None = None, denominator: Denominator = "k"
+) -> NDArray[np.float64]:
+    """Compute the fraction of the first k answers that are relevant, for each query.
+
+    Args:
+        relevance: (Q, R) bool in the order of rank; ranks beyond R count as not relevant.
+        k: Cut-off, from 1.
+        relevant: (Q,) int64, relevant candidates of each query; needed for denominator "min(k, relevant)".
+        denominator: "k" divides by k even where fewer candidates are relevant or fewer answers came;
+            "min(k, relevant)" lets a perfect ranking reach 1 (and a query without relevant candidates is 0).
+
+    Returns:
+        (Q,) float64 in [0, 1].
+
+    Raises:
+        ValueError: If k is below 1, or `relevant` is missing.
+    """
+    hits: NDArray[np.float64] = np.count_nonzero(relevance[:, :k], axis=1).astype(np.float64)
+    return hits / _divisor(k, relevant, denominator, len(relevance))
+
+
+def chance_precision(
+    relevant: NDArray[np.int64], candidates: NDArray[np.int64], k: int, denominator: Denominator = "k"
+) -> NDArray[np.float64]:
+    """Compute the P@k expected of a random order: the prevalence, unless there are fewer than k candidates.
+
+    Args:
+        relevant: (Q,) int64, relevant candidates of each query.
+        candidates: (Q,) int64, candidates of each query.
+        k: Cut-off, from 1.
+        denominator: As for `precision_at_k`.
+
+    Returns:
+        (Q,) float64.
+    """
+    shown = np.minimum(k, candidates)
+    prevalence = relevant / np.maximum(candidates, 1)
+    return shown * prevalence / _divisor(k, relevant, denominator, len(relevant))
+
+
+def _divisor(k: int, relevant: NDArray[np.int64] | None, denominator: Denominator, queries: int) -> NDArray[np.int64]:
+    if k < 1:
+        raise ValueError(f"k is {k}, expected 1 or more")
+    if denominator == "k":
+        return np.full(queries, k, dtype=np.int64)
+    if denominator != "min(k, relevant)":
+        raise ValueError(f"denominator is {denominator!r}, expected one of {DENOMINATORS}")
+    if relevant is None:
+        raise ValueError("the denominator 'min(k, relevant)' needs the number of relevant candidates of each query")
+    return np.maximum(np.minimum(k, relevant), 1)
+
+
+def first_relevant_rank(relevance: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Find the rank, from 1, of the first relevant answer; infinity where there is none.
+
+    Args:
+        relevance: (Q, R) bool in the order of rank.
+
+    Returns:
+        (Q,) float64.
+    """
+    if not relevance.shape[1]:
+        return np.full(len(relevance), np.inf)
+    first = relevance.argmax(axis=1) + 1.0
+    return np.where(relevance.any(axis=1), first, np.inf)
+
+
+def recall_at_k(ranks: NDArray[np.float64], k: int) -> float:
+    """Compute R@k, the fraction of queries whose first relevant answer is among the first k.
+
+    Args:
+        ranks: (Q,) float64 from 1, infinity where nothing relevant was found.
+        k: Cut-off, from 1.
+
+    Returns:
+        A number in [0, 1]; NaN without queries.
+    """
+    return float(np.mean(ranks <= k)) if len(ranks) else float("nan")
+
+
+def mean_reciprocal_rank(ranks: NDArray[np.float64]) -> float:
+    """Average 1 / rank over (Q,) float64 ranks from 1 (infinity counts 0); NaN without queries."""
+    return float(np.mean(1.0 / ranks)) if len(ranks) else float("nan")
+
+
+def median_rank(ranks: NDArray[np.float64]) -> float:
+    """Find the median of (Q,) float64 ranks; the middle two are averaged, and it is NaN without queries."""
+    if not len(ranks):
+        return float("nan")
+    ordered = np.sort(ranks)
+    return float((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2)
+
+
+def chance_ranks(relevant: Sequence[int] | NDArray[np.int64], candidates: int, ks: Sequence[int]) -> tuple[dict[int, float], float, float]:
+    """Compute what a random order reaches: R@k, the median rank of the first relevant answer, and MRR.
+
+    With one relevant candidate they are k / N, (N + 1) / 2 and the harmonic number H(N) / N.
+
+    Args:
+        relevant: (Q,) relevant candidates of each query, each from 1.
+        candidates: N, the size of the gallery.
+        ks: Cut-offs of the recall.
+
+    Returns:
+        R@k by k, the median rank over all queries, and the mean reciprocal rank.
+
+    Source: the hypergeometric chance that the first j draws miss all r relevant, C(N - r, j) / C(N, j).
+    """
+    counts, repeats = np.unique(np.asarray(relevant, dtype=np.int64), return_counts=True)
+    if not len(counts):
+        return {k: float("nan") for k in ks}, float("nan"), float("nan")
+    drawn = np.arange(candidates, dtype=np.float64)  # answers seen before rank drawn + 1
+    missed = np.zeros(candidates + 1)  # [j]: the chance that the first j answers hold nothing relevant
+    for count, repeat in zip(counts, repeats, strict=True):
+        still = np.clip((candidates - count - drawn) / (candidates - drawn), 0.0, 1.0)
+        missed += np.concatenate([[1.0], np.cumprod(still)]) * repeat
+    missed /= repeats.sum()
+    recall = {k: float(1 - missed[min(k, candidates)]) for k in ks}
+    reached = 1 - missed[1:]  # (N,) chance that the rank is at most 1, 2, ...
+    tolerance = 1e-9  # a sum of N products that should be exactly one half
+    low, high = np.searchsorted(reached, [0.5 - tolerance, 0.5 + tolerance])
+    middle = (min(int(low), candidates - 1) + min(int(high), candidates - 1)) / 2 + 1
+    reciprocal = float(np.sum((missed[:-1] - missed[1:]) / (drawn + 1)))
+    return recall, middle, reciprocal
