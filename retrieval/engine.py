@@ -1,0 +1,291 @@
+"""From a question to ranked records: the one search path of the command line, the page and the evaluations."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.errors import MedretError
+from retrieval.answers import Answer, Hit, Query, Ranking
+
+if TYPE_CHECKING:
+    from encoders.dual import DualEncoder
+    from index.shards import ShardTable
+    from index.vector_index import OpenedIndex, VectorIndex
+
+__all__ = ["Answer", "Hit", "Query", "Ranking", "SearchEngine"]
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A query as the index sees it."""
+
+    vector: NDArray[np.float32]  # (1, D)
+    kind: str  # "image" or "text"
+    record: Mapping[str, Any] | None = None  # the record of the corpus that asks
+    home: str | None = None  # the modality of that record
+    row: int = -1  # its row there
+    notes: list[str] = field(default_factory=list)
+
+
+class SearchEngine:
+    """An index and its encoder, asked any number of times, from any number of threads.
+
+    The encoder is loaded when a text or an image is first asked for: a stored record needs none.
+    """
+
+    def __init__(self, opened: "OpenedIndex", encoder_folder: Path, device: str = "cpu") -> None:
+        self.opened = opened
+        self.encoder_folder = encoder_folder
+        self.device = device
+        self._encoder: DualEncoder | None = None
+        self._loading = threading.Lock()
+
+    @classmethod
+    def load(cls, index_dir: Path | str, encoder: Path | str | None = None, device: str = "cpu") -> "SearchEngine":
+        """Open the index in `index_dir`.
+
+        Args:
+            index_dir: Folder made by 'medret build-index'.
+            encoder: A checkpoint (or training run) to use instead of the index's own copy; it must be the same
+                encoder.
+            device: Where texts and images are encoded.
+
+        Raises:
+            MedretError: If the folder is no whole index, or the encoder is another one.
+        """
+        from index.vector_index import open_index
+
+        opened = open_index(Path(index_dir))
+        folder = opened.encoder_folder
+        if encoder is not None:
+            folder = _same_encoder(Path(encoder), opened)
+        return cls(opened, folder, device)
+
+    @property
+    def encoder(self) -> "DualEncoder":
+        """The encoder, loaded on first use; loading checks its fingerprint."""
+        with self._loading:
+            if self._encoder is None:
+                from encoders.checkpoint import load_checkpoint
+
+                self._encoder = load_checkpoint(self.encoder_folder, self.device)
+            return self._encoder
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the encoder that made the index."""
+        return self.opened.manifest.encoder
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the index holds: some of "images", "reports" and "sentences", in this order."""
+        return self.opened.shards.modalities
+
+    def table(self, modality: str) -> "ShardTable":
+        """Return the records of a modality; MedretError where the index holds none."""
+        return self.opened.shards.table(modality)
+
+    def stored_vectors(self, modality: str, rows: NDArray[np.int64], vector: str = "joint") -> NDArray[np.float32]:
+        """Return the (R, D) float32 vectors of rows of the index; MedretError where it has no such vectors."""
+        return self.table(modality).vectors(vector, rows)
+
+    def search(self, query: Query) -> Answer:
+        """Answer one query.
+
+        Raises:
+            MedretError: If the text is blank, the image cannot be read, the record is not in the index, or the
+                index does not hold what is to be found.
+        """
+        asked = self._ask(query)
+        if query.vector == "features" and (asked.kind == "image") != (query.find == "images"):
+            raise MedretError(
+                f"{asked.kind} query for {query.find}: 'features' vectors of images and texts cannot be compared; use the joint ones"
+            )
+        left_out = self._left_out(query, asked)
+        ranking = self.rank(asked.vector, query.find, query.k, query.vector, exclude=[left_out])
+        found = int(np.count_nonzero(ranking.rows[0] >= 0))
+        if found < query.k:
+            asked.notes.append(f"{found} answers instead of {query.k}: the index holds {self.table(query.find).rows} {query.find}")
+        hits = self._hits(query.find, ranking.rows[0, :found], ranking.scores[0, :found])
+        return Answer(query=query, hits=hits, notes=tuple(asked.notes))
+
+    def rank(
+        self,
+        vectors: NDArray[np.float32],
+        find: str,
+        k: int,
+        vector: str = "joint",
+        *,
+        allowed: NDArray[np.bool_] | None = None,
+        exclude: Sequence[NDArray[np.int64]] | None = None,
+    ) -> Ranking:
+        """Rank the rows of a modality for each of Q query vectors: what `search` and every evaluation call.
+
+        Args:
+            vectors: (Q, D) float32, unit L2 norm per row.
+            find: "images", "reports" or "sentences".
+            k: How many rows, from 1.
+            vector: "joint" or "features".
+            allowed: (rows,) bool, the rows that may be answered; None allows all.
+            exclude: Q arrays of rows that the query must not be answered with.
+
+        Raises:
+            MedretError: If the index has no such vectors.
+        """
+        found = self._index(find, vector).search(vectors, k, allowed=allowed, excluded=exclude)
+        rows = np.full((len(vectors), k), -1, dtype=np.int64)
+        scores = np.full((len(vectors), k), np.nan, dtype=np.float32)
+        for query, (best, values) in enumerate(found):
+            rows[query, : len(best)] = best
+            scores[query, : len(best)] = values
+        return Ranking(rows, scores)
+
+    def encode_texts(self, texts: Sequence[str], vector: str = "joint", batch_size: int = 64) -> NDArray[np.float32]:
+        """Encode texts into (len(texts), D) float32 unit vectors.
+
+        Raises:
+            MedretError: If a text is blank.
+        """
+        import torch
+
+        folded = [" ".join(text.split()) for text in texts]
+        if not all(folded):
+            raise MedretError("the query text is empty; give a finding or a report in plain words")
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(folded), batch_size):
+                encoded = self.encoder.encode_texts(folded[start : start + batch_size])
+                parts.append((encoded.joint if vector == "joint" else encoded.features).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    def encode_image(self, path: Path, vector: str = "joint") -> NDArray[np.float32]:
+        """Encode one film into (1, D) float32, by the path that the corpus took.
+
+        Raises:
+            MedretError: If the file is no readable greyscale film.
+        """
+        import torch
+
+        from encoders.pixels import read_image
+
+        square = self.encoder.config.preprocessing.square(read_image(Path(path)))
+        with torch.inference_mode():
+            encoded = self.encoder.encode_images(torch.from_numpy(square[None]).to(self.encoder.device))
+        chosen = encoded.joint if vector == "joint" else encoded.features
+        result: NDArray[np.float32] = chosen.float().cpu().numpy()
+        return result
+
+    def _index(self, modality: str, vector: str) -> "VectorIndex":
+        return self.opened.index(modality, vector)
+
+    def _ask(self, query: Query) -> _Asked:
+        if query.id is not None:
+            return self._ask_record(query.id, query.vector)
+        if query.image is not None:
+            return self._ask_image(query.image, query.vector)
+        assert query.text is not None
+        asked = _Asked(self.encode_texts([query.text], query.vector), "text")
+        if self.encoder.count_cut([query.text]):
+            asked.notes.append(f"the text is longer than the encoder reads ({self.encoder.config.max_tokens} tokens): its end was cut")
+        return asked
+
+    def _ask_record(self, id: str, vector: str) -> _Asked:
+        for modality in self.modalities:
+            table = self.table(modality)
+            row = table.find(id)
+            if row is not None:
+                kind = "image" if modality == "images" else "text"
+                rows = np.array([row], dtype=np.int64)
+                stored = self.stored_vectors(modality, rows, vector)
+                return _Asked(stored, kind, table.records(rows)[0], modality, row)
+        raise MedretError(f"{id}: no such record in this index ({', '.join(self.modalities)}); give an id as the hits print it")
+
+    def _ask_image(self, path: Path, vector: str) -> _Asked:
+        asked = _Asked(self.encode_image(path, vector), "image")
+        root = self.opened.shards.manifest.corpus.get("root")
+        path = Path(path).absolute()
+        if root is not None and "images" in self.modalities and path.is_relative_to(root):
+            table = self.table("images")
+            rows = table.rows_of("path", [str(path.relative_to(root))])
+            if len(rows):
+                asked.home, asked.row, asked.record = "images", int(rows[0]), table.records(rows[:1])[0]
+        return asked
+
+    def _left_out(self, query: Query, asked: _Asked) -> NDArray[np.int64]:
+        """The rows that must not answer: the record that asks, and its patient's; says so in the notes."""
+        own = np.array([asked.row] if asked.home == query.find else [], dtype=np.int64)
+        if asked.record is None:
+            if query.exclude_same_patient:
+                raise MedretError(
+                    f"this {asked.kind} is no record of the index, so its patient is not known; ask without --exclude-same-patient"
+                )
+            return own
+        if query.exclude_same_patient is False:
+            return own
+        column = "patient_id" if asked.record["patient_id"] is not None else "study_id"
+        word = column.removesuffix("_id")
+        if asked.record[column] is None:
+            asked.notes.append("the record names no patient and no study, so only itself is left out")
+            return own
+        mates = self.table(query.find).rows_of(column, [asked.record[column]])
+        asked.notes.append(f"left out as of the query's own {word}: {len(mates)} {query.find}")
+        return np.union1d(own, mates)
+
+    def _hits(self, find: str, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> tuple[Hit, ...]:
+        records = self.table(find).records(rows)
+        texts = self._report_texts(records) if find == "images" else [record["text"] for record in records]
+        hits = []
+        for place, (record, score, text) in enumerate(zip(records, scores, texts, strict=True)):
+            path, shown = self._paths(record) if find == "images" else (None, None)
+            hits.append(
+                Hit(
+                    rank=place + 1,
+                    score=float(score),
+                    id=record["id"],
+                    modality=find,
+                    patient_id=record["patient_id"],
+                    study_id=record["study_id"],
+                    view=record["view"],
+                    labels=record["labels"],
+                    text=text,
+                    path=path,
+                    image_path=shown,
+                )
+            )
+        return tuple(hits)
+
+    def _report_texts(self, records: Sequence[Mapping[str, Any]]) -> list[str | None]:
+        """The report of each image's study, else of the record itself, or None."""
+        if "reports" not in self.modalities:
+            return [None] * len(records)
+        reports = self.table("reports")
+        studies = {record["study_id"] for record in records} - {None}
+        alone = {record["id"] for record in records if record["study_id"] is None}
+        found = reports.records(np.union1d(reports.rows_of("study_id", studies), reports.rows_of("id", alone)))
+        by_study = {report["study_id"]: report["text"] for report in reversed(found)}
+        by_id = {report["id"]: report["text"] for report in found}
+        return [by_id.get(record["id"]) if record["study_id"] is None else by_study.get(record["study_id"]) for record in records]
+
+    def _paths(self, record: Mapping[str, Any]) -> tuple[Path | None, Path | None]:
+        """The path that a hit may name, and the one to show the image from."""
+        path = None if record["path"] is None else Path(record["path"])
+        return path, path
+
+
+def _same_encoder(path: Path, opened: "OpenedIndex") -> Path:
+    """Find the checkpoint at `path`, refusing any encoder but the index's own."""
+    from encoders.checkpoint import find_checkpoint, read_fingerprint
+
+    folder = find_checkpoint(path)
+    found, expected = read_fingerprint(folder), opened.manifest.encoder
+    if found != expected:
+        raise MedretError(
+            f"{folder}: is encoder {found}, but the index was made by encoder {expected}. Leave out --encoder to use the index's own, "
+            f"or build the index again: medret build-index CORPUS --encoder {folder}"
+        )
+    return folder
