@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from datetime import date
 from enum import IntEnum
 from pathlib import Path
-from types import MappingProxyType
 
 FINDINGS = (  # in the order of CheXpert's train.csv; select by name, never by position
     "No Finding",
@@ -64,8 +63,8 @@ class Record:
     study_id: str | None = None
     view: str | None = None
     split: str | None = None
-    labels: Mapping[str, LabelState] = MappingProxyType({})
-    sections: Mapping[str, str] = MappingProxyType({})
+    labels: Mapping[str, LabelState] = field(default_factory=dict)
+    sections: Mapping[str, str] = field(default_factory=dict)
     study_date: date | None = None
     age: float | None = None
     sex: str | None = None
