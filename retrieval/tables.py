@@ -1,0 +1,72 @@
+"""Answers and evaluation results as plain text for a terminal."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from retrieval.engine import Answer, Hit
+
+
+def render_answer(answer: Answer) -> str:
+    """Lay the hits out as aligned columns; the report's beginning fills what is left of the terminal's width."""
+    if not answer.hits:
+        return "no hits"
+    head = ["rank", "score", "id", "patient", "view", "positive findings", "report"]
+    rows = [_hit_row(hit) for hit in answer.hits]
+    room = max(shutil.get_terminal_size((120, 24)).columns, 80)
+    limits = [4, 6, 44, 20, 8, 36]
+    widths = [min(limit, max(len(row[i]) for row in [head, *rows])) for i, limit in enumerate(limits)]
+    widths.append(max(room - sum(widths) - 2 * len(widths), 12))
+    return "\n".join("  ".join(_cut(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows])
+
+
+def render_result(result: Mapping[str, Any]) -> str:
+    """Lay an evaluation out: a table for each direction with chance beside each figure, then the protocol in full."""
+    blocks = []
+    for name, one in (result.get("directions") or {"": result}).items():
+        title = f"{result['benchmark']} {name}".strip()
+        blocks.append(f"{title}: {one['queries']} queries, {one['candidates']} candidates\n{_metric_table(one)}\n{_protocol(one)}")
+    return "\n\n".join(blocks)
+
+
+def _hit_row(hit: Hit) -> list[str]:
+    positive = ", ".join(finding for finding, state in hit.labels.items() if state == "positive")
+    report = " ".join((hit.text or "").split())
+    return [str(hit.rank), f"{hit.score:.3f}", hit.id, hit.patient_id or "-", hit.view or "-", positive or "-", report or "-"]
+
+
+def _metric_table(result: Mapping[str, Any]) -> str:
+    names = list(result["metrics"])
+    rows = [["finding" if result["per_class"] else "", "queries", *(text for name in names for text in (name, "chance"))]]
+    rows.append(["macro" if result["per_class"] else "all", str(result["queries"]), *_figures(result["metrics"], names)])
+    for finding, metrics in result["per_class"].items():
+        rows.append([finding, str(metrics["queries"]), *_figures(metrics, names)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" if i == 0 else f"{cell:>{width}}" for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    )
+
+
+def _figures(metrics: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    found = [metrics.get(name) or {"value": None, "chance": None} for name in names]
+    return [_figure(metric[key]) for metric in found for key in ("value", "chance")]
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if abs(value) <= 1 else f"{value:.1f}"
+
+
+def _protocol(result: Mapping[str, Any]) -> str:
+    pairs = [f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in result["protocol"].items()]
+    return "protocol: " + "; ".join(pairs)
+
+
+def _plain(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _cut(text: str, width: int) -> str:
+    return f"{text:<{width}}" if len(text) <= width else text[: width - 1] + "…"

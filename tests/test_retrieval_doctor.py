@@ -1,0 +1,65 @@
+import pytest
+
+from retrieval.doctor import check_cuda, check_decoders, check_faiss, check_package, examine, render_checks
+
+
+def test_this_installation_is_examined_whole_and_without_a_fatal_fault():
+    checks = list(examine())
+
+    names = [check.name for check in checks]
+    assert {"python", "medret", "torch", "faiss", "dicom", "gpu"} <= set(names)
+    assert [check for check in checks if check.fatal] == []
+
+
+def test_no_faiss_is_fatal_and_names_the_extra():
+    check = check_faiss([])
+
+    assert check.fatal
+    assert "medret[cpu]" in (check.remedy or "")
+
+
+def test_two_faiss_distributions_are_fatal_and_both_are_named():
+    check = check_faiss(["faiss-cpu", "faiss-gpu"])
+
+    assert check.fatal
+    assert "faiss-cpu" in check.found
+    assert "faiss-gpu" in check.found
+    assert (check.remedy or "").startswith("pip uninstall -y faiss-cpu faiss-gpu")
+
+
+def test_a_missing_package_is_fatal():
+    assert check_package("medret-does-not-exist").fatal
+
+
+def test_missing_decoders_are_named_but_not_fatal():
+    check = check_decoders(["python-gdcm"])
+
+    assert "python-gdcm" in check.found
+    assert check.fault
+    assert not check.fatal
+
+
+@pytest.mark.parametrize(
+    ("driver", "torch_cuda", "sees", "faiss_cuda", "faults"),
+    [
+        (False, None, False, None, []),
+        (True, None, False, None, ["torch is a CPU build beside a GPU"]),
+        (True, "13.0", True, None, []),
+        (True, "13.0", True, 13, []),
+        (True, "13.0", True, 12, ["the CUDA majors differ"]),
+        (True, "13.0", False, None, ["torch for CUDA 13.0 cannot use the GPU"]),
+    ],
+)
+def test_driver_torch_and_faiss_are_compared(driver, torch_cuda, sees, faiss_cuda, faults):
+    found = [check.fault for check in check_cuda(driver, torch_cuda, sees, faiss_cuda) if check.fault]
+
+    assert len(found) == len(faults)
+    assert all(text.startswith(start) for text, start in zip(found, faults, strict=True))
+
+
+def test_a_fault_is_printed_with_its_remedy():
+    text = render_checks([check_faiss([]), check_decoders([])])
+
+    assert text.splitlines()[0].startswith("! faiss")
+    assert "pip install 'medret[cpu]'" in text.splitlines()[1]
+    assert text.splitlines()[2].startswith("  dicom")
