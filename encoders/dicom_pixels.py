@@ -1,0 +1,290 @@
+"""DICOM bytes in, grey levels out: transfer syntax, modality LUT, VOI LUT or window, MONOCHROME1."""
+
+import math
+import zlib
+from collections.abc import Sequence
+from importlib import import_module
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from encoders.errors import MedretError
+from encoders.film import MAX_PIXELS, check_size, coded_size, grey_of_colour
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+PACKAGES = {  # module: what to install for it
+    "pydicom": "pydicom",
+    "gdcm": "python-gdcm",
+    "pylibjpeg": "pylibjpeg",
+    "openjpeg": "pylibjpeg-openjpeg",
+    "rle": "pylibjpeg-rle",
+}
+_INSTALL = "Install it: pip install 'medret[dicom]'"
+_NATIVE = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"}
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_JPEG = "1.2.840.10008.1.2.4."
+# transfer syntax: (pydicom's plugin, its modules). One decoder for each, or the same film could come out differently
+# on two machines; gdcm is the fastest for JPEG lossless and JPEG-LS, pylibjpeg for RLE.
+_DECODERS = {
+    **dict.fromkeys((_JPEG + "50", _JPEG + "51"), ("pillow", ())),  # the same libjpeg as for plain JPEG files
+    **dict.fromkeys((_JPEG + "57", _JPEG + "70", _JPEG + "80", _JPEG + "81"), ("gdcm", ("gdcm",))),
+    **dict.fromkeys((_JPEG + n for n in ("90", "91", "201", "202", "203")), ("pylibjpeg", ("pylibjpeg", "openjpeg"))),
+    "1.2.840.10008.1.2.5": ("pylibjpeg", ("pylibjpeg", "rle")),
+}
+_TAGS = [  # nothing about the patient is read
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"),
+    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData"),
+]
+
+
+def is_dicom(data: bytes) -> bool:
+    """Tell from the content: DICM at byte 128, or a first tag of group 2 or 8 (files without preamble)."""
+    return data[128:132] == b"DICM" or data[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+
+
+def decode_dicom(data: bytes, name: str) -> np.ndarray:
+    """Decode the one frame of a DICOM film by the rule of encoders.pixels.DECODING.
+
+    Args:
+        data: A whole DICOM file, with or without preamble.
+        name: What messages call the image.
+
+    Returns:
+        (H, W) uint8, 0 is black.
+
+    Raises:
+        MedretError: As encoders.pixels.read_image.
+    """
+    try:
+        import pydicom  # noqa: F401  (an optional extra)
+    except ImportError as error:
+        raise MedretError(f"{name}: DICOM needs the package pydicom, which is not installed. {_INSTALL}") from error
+    dataset = _read(data, name)
+    _check(dataset, name)
+    stored = _decode_frame(dataset, name)  # (H, W) or (H, W, 3)
+    if stored.ndim == 3:
+        return grey_of_colour(stored, name)
+    try:
+        return _grey(stored, dataset, name)
+    except MedretError:
+        raise
+    except Exception as error:  # a damaged header raises whatever its values make of NumPy and pydicom
+        raise MedretError(f"{name}: the VOI LUT, window or rescale of the DICOM cannot be used ({_reason(error)}). Mend it.") from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _read(data: bytes, name: str) -> "Dataset":
+    from pydicom import dcmread
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if _DEFLATED.encode() in data[:65536]:
+        data = _inflated(data, name)
+    try:
+        dataset = dcmread(BytesIO(data), force=True, specific_tags=list(_TAGS))
+        if not getattr(dataset.file_meta, "TransferSyntaxUID", None):
+            implicit, little = dataset.original_encoding
+            dataset.file_meta.TransferSyntaxUID = (
+                ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+            )
+    except Exception as error:  # its text is left out: it may quote a header
+        raise MedretError(f"{name}: the DICOM cannot be read ({type(error).__name__}): damaged or cut short. Copy it again.") from error
+    return dataset
+
+
+def _inflated(data: bytes, name: str) -> bytes:
+    """Inflate a deflated data set here, with a limit; pydicom would inflate a bomb whole."""
+    at, syntax = (132 if data[128:132] == b"DICM" else 0), ""
+    while data[at : at + 2] == b"\x02\x00":  # the file meta group: explicit VR, little endian
+        long = data[at + 4 : at + 6] in (b"OB", b"OW", b"UN", b"UT", b"SQ")
+        start = at + (12 if long else 8)
+        length = int.from_bytes(data[start - 4 : start] if long else data[start - 2 : start], "little")
+        if data[at + 2 : at + 4] == b"\x10\x00":
+            syntax = data[start : start + length].decode("ascii", "replace").strip("\0 ")
+        at = start + length
+    if syntax and syntax != _DEFLATED:
+        return data
+    limit = 2 * MAX_PIXELS + (1 << 26)
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        inflated = stream.decompress(data[at:], limit)
+    except zlib.error as error:
+        raise MedretError(f"{name}: the deflated DICOM cannot be inflated: damaged. Copy it again.") from error
+    if stream.unconsumed_tail:
+        raise MedretError(f"{name}: the deflated DICOM holds over {limit:,} bytes, expected fewer (a decompression bomb?). Leave it out.")
+    return inflated
+
+
+def _check(dataset: "Dataset", name: str) -> None:
+    try:
+        has_pixels = "PixelData" in dataset
+        rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        kind = str(dataset.get("PhotometricInterpretation") or "no PhotometricInterpretation")
+    except Exception as error:
+        raise MedretError(f"{name}: the DICOM header is damaged ({type(error).__name__}). Copy it again.") from error
+    if not has_pixels:
+        raise MedretError(f"{name}: the DICOM has no pixel data (a report, a presentation state, or cut short). Leave it out.")
+    if frames != 1:
+        raise MedretError(f"{name}: the DICOM has {frames} frames, expected a single film. Export the frame that you need.")
+    if kind not in ("MONOCHROME1", "MONOCHROME2", "RGB") and not kind.startswith("YBR_"):
+        raise MedretError(f"{name}: no greyscale film: the DICOM has {kind}, expected MONOCHROME1 or MONOCHROME2. Leave it out.")
+    check_size(columns, rows, name)
+
+
+def _decode_frame(dataset: "Dataset", name: str) -> np.ndarray:
+    from pydicom.encaps import get_frame
+    from pydicom.pixels.utils import pixel_array
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    plugin, modules = _DECODERS.get(str(syntax), ("", ()))
+    if not plugin and str(syntax) not in _NATIVE:
+        raise MedretError(f"{name}: the DICOM is compressed as {syntax.name}, which cannot be decoded. Decompress it, say with gdcmconv.")
+    for module in modules:
+        try:
+            import_module(module)
+        except ImportError as error:
+            needed = f"the package {PACKAGES[module]}, which is not installed"
+            raise MedretError(f"{name}: the DICOM is compressed as {syntax.name}, which needs {needed}. {_INSTALL}") from error
+    try:
+        if plugin:
+            _check_frame(get_frame(dataset.PixelData, 0, number_of_frames=1), dataset, name)
+        array: np.ndarray = pixel_array(dataset, index=0, decoding_plugin=plugin)
+    except MedretError:
+        raise
+    except Exception as error:  # every decoder has its own exceptions
+        raise MedretError(
+            f"{name}: the pixels ({syntax.name}) cannot be decoded ({_reason(error)}). Copy it again or leave it out."
+        ) from error
+    if array.shape[:2] != (dataset.Rows, dataset.Columns):
+        raise MedretError(
+            f"{name}: the DICOM decodes to {array.shape}, its header says {dataset.Rows} rows, {dataset.Columns} columns. Leave it out."
+        )
+    return array
+
+
+def _check_frame(frame: bytes, dataset: "Dataset", name: str) -> None:
+    """Refuse a stream that claims another size than the header (a bomb), or a JPEG without its end (gdcm would pad it)."""
+    size = coded_size(frame)
+    if size is not None and size != (dataset.Columns, dataset.Rows):
+        found = f"{size[0]} x {size[1]} pixels are coded"
+        raise MedretError(f"{name}: {found}, but the DICOM header says {dataset.Columns} x {dataset.Rows}. Copy it again or leave it out.")
+    if size is not None and b"\xff\xd9" not in frame[-1024:]:
+        raise MedretError(f"{name}: the compressed pixels are cut short (no end marker). Copy it again.")
+
+
+def _grey(stored: np.ndarray, dataset: "Dataset", name: str) -> np.ndarray:
+    """Map stored values to grey levels by one table over all values that occur: exact, and each formula runs once per level."""
+    offsets = stored.astype(np.int64)
+    low = int(offsets.min())
+    offsets -= low
+    if offsets.max() > 0xFFFF:
+        raise MedretError(f"{name}: the DICOM holds values of more than 16 bits, expected at most 16. Leave it out.")
+    occurs = np.bincount(offsets.ravel()) > 0  # (L,)
+    levels = np.arange(low, low + len(occurs))  # (L,) stored values
+    values = _modality(levels, dataset)
+    grey = _voi(values, dataset)
+    if grey is None or _loses_all(grey, values, occurs):
+        plain = dataset.BitsStored == 8 and levels[0] >= 0 and levels[-1] <= 255 and np.array_equal(values, levels)
+        grey = values if plain else _stretch(values, occurs & ~_padding(levels, dataset))
+    table = np.rint(grey).astype(np.uint8)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        table = 255 - table
+    film: np.ndarray = table[offsets]
+    return film
+
+
+def _modality(levels: np.ndarray, dataset: "Dataset") -> np.ndarray:
+    """Stored values to the values that windows speak of, float64."""
+    values = levels.astype(np.float64)
+    if dataset.get("ModalityLUTSequence"):
+        return _looked_up(values, dataset.ModalityLUTSequence[0], dataset)[0]
+    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+    values = values * (1.0 if slope is None else float(slope)) + (0.0 if intercept is None else float(intercept))
+    if not np.isfinite(values).all() or slope == 0:
+        raise ValueError(f"RescaleSlope {slope}, RescaleIntercept {intercept}")
+    return values
+
+
+def _voi(values: np.ndarray, dataset: "Dataset") -> np.ndarray | None:
+    """Values to grey 0..255 by the first VOI LUT, else the first window; None without either or if it is degenerate.
+
+    Source: DICOM PS3.3 C.11.2.1.
+    """
+    if dataset.get("VOILUTSequence"):
+        grey, white = _looked_up(values, dataset.VOILUTSequence[0], dataset)
+        return grey * (255 / white)
+    center, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    if not (math.isfinite(center) and math.isfinite(width)) or width <= 0:
+        return None
+    if function == "LINEAR" and width >= 1:
+        center, width = center - 0.5, width - 1
+        return 255 * (np.clip((values - center) / width + 0.5, 0, 1) if width else (values > center).astype(np.float64))
+    if function == "LINEAR_EXACT":
+        return 255 * np.clip((values - center) / width + 0.5, 0, 1)
+    if function == "SIGMOID":
+        return 255 * (0.5 + 0.5 * np.tanh(2 * (values - center) / width))  # 1 / (1 + exp(-4 (x - c) / w)), without overflow
+    return None
+
+
+def _first(value: Any) -> float:
+    """The first of the values of a decimal string, NaN for none."""
+    if value is None or value == "" or (isinstance(value, Sequence) and not value):
+        return math.nan
+    return float(value[0] if isinstance(value, Sequence) and not isinstance(value, str) else value)
+
+
+def _looked_up(values: np.ndarray, table: "Dataset", dataset: "Dataset") -> tuple[np.ndarray, int]:
+    """Look values up in a Modality or VOI LUT; also return the largest entry that its depth allows.
+
+    Not by pydicom 3.0, whose apply_voi wraps around in tables of 8 bits with more than 256 entries.
+    """
+    count, first, bits = (int(number) for number in table.LUTDescriptor)
+    count = count & 0xFFFF or 0x10000
+    if first > 0x7FFF and values.min() < 0:  # signed, read as unsigned
+        first -= 0x10000
+    data = table.LUTData
+    if isinstance(data, bytes):
+        order = "<" if dataset.original_encoding[1] else ">"
+        entries = np.frombuffer(data[: count * 2], f"{order}u2") if len(data) >= count * 2 else np.frombuffer(data, np.uint8)
+    else:
+        entries = np.atleast_1d(np.asarray(data)).astype(np.uint16)
+    if len(entries) < count:
+        entries = entries.astype("<u2").view(np.uint8)  # two entries of 8 bits in a word
+    if len(entries) < count:
+        raise ValueError(f"a lookup table with {len(entries)} of {count} entries")
+    entries = entries[:count]
+    places = np.clip(np.rint(values) - first, 0, count - 1).astype(np.int64)
+    return entries[places].astype(np.float64), max(2**bits - 1, int(entries.max()), 1)
+
+
+def _loses_all(grey: np.ndarray, values: np.ndarray, occurs: np.ndarray) -> bool:
+    """Whether a film that is not constant comes out as one grey."""
+    return bool(np.ptp(grey[occurs]) < 1 and np.ptp(values[occurs]) > 0)
+
+
+def _padding(levels: np.ndarray, dataset: "Dataset") -> np.ndarray:
+    """(L,) bool: which stored values only pad the film."""
+    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
+    if not isinstance(value, int):
+        return np.zeros(len(levels), dtype=bool)
+    ends = [value, limit if isinstance(limit, int) else value]
+    if levels[0] < 0:  # signed, read as unsigned
+        ends = [end - 0x10000 if end > 0x7FFF else end for end in ends]
+    return (levels >= min(ends)) & (levels <= max(ends))
+
+
+def _stretch(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Stretch to 0..255 from the smallest to the largest counted value; a constant film becomes 0."""
+    if not counted.any():
+        return np.zeros(len(values))
+    low, high = values[counted].min(), values[counted].max()
+    return np.clip((values - low) * (255 / (high - low)), 0, 255) if high > low else np.zeros(len(values))

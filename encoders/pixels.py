@@ -1,0 +1,123 @@
+"""JPEG, PNG and DICOM bytes in, grey levels out."""
+
+import sys
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from encoders.dicom_pixels import PACKAGES, decode_dicom, is_dicom
+from encoders.errors import MedretError
+from encoders.film import check_size, coded_size, film_doubts, grey_of_colour, stretched
+
+__all__ = ["DECODING", "decode_image", "film_doubts", "missing_decoders", "read_image"]
+
+DECODING = "grey8-v1"
+"""The rule below from file to grey levels; another rule gives other embeddings, so its name is fingerprinted.
+
+All: one frame, greyscale (equal channels count as grey), no equalisation.
+JPEG, PNG: levels of 8 bits as they are; EXIF orientation applied; colour reduced by BT.601 luma where the
+channels agree, refused where they do not; transparent pixels black; 16-bit grey stretched from its smallest
+to its largest level; 16-bit PNG with colour or alpha by its high bytes.
+DICOM: modality LUT or rescale, then the first VOI LUT, else the first window by its function (LINEAR,
+LINEAR_EXACT, SIGMOID), to 0..255. Without either, or where it is degenerate (a width that its function does
+not allow, an unknown function, or all of a film that is not constant to one grey): unsigned 8-bit values
+without rescale as they are, others stretched from the smallest to the largest value, those in the range of
+PixelPaddingValue left out. Then MONOCHROME1 is inverted. Overlays, shutters and PresentationLUTShape are ignored.
+"""
+
+_MAX_BYTES = 1 << 30  # an uncompressed 16-bit film of MAX_PIXELS takes a sixth of it
+_SHAPES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
+
+
+def read_image(path: Path, name: str | None = None) -> np.ndarray:
+    """Read one film as grey levels, by the rule that DECODING names.
+
+    What the file is, JPEG, PNG (8 or 16 bit) or DICOM, is told from its content, not from its suffix.
+
+    Args:
+        path: The file.
+        name: What messages call it; the path if None. Give the id where paths may hold patient names.
+
+    Returns:
+        (H, W) uint8, 0 is black.
+
+    Raises:
+        MedretError: If the file cannot be read, is damaged, is no single greyscale film, is above 80
+            megapixels, or needs a decoder that is not installed.
+    """
+    name = str(path) if name is None else name
+    try:
+        if not path.is_file():
+            what = "is a folder or a device" if path.exists() else "does not exist"
+            raise MedretError(f"{name}: the image {what}, expected a JPEG, PNG or DICOM file. Check the path.")
+        size = path.stat().st_size
+        if size > _MAX_BYTES:
+            raise MedretError(f"{name}: the image file has {size:,} bytes, expected at most {_MAX_BYTES:,}. Leave it out.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise MedretError(f"{name}: the image cannot be read ({error.strerror or type(error).__name__}). Check its permissions.") from error
+    return decode_image(data, name)
+
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """Decode the bytes of one film; otherwise as read_image.
+
+    Args:
+        data: A whole JPEG, PNG or DICOM file.
+        name: What messages call the image.
+
+    Returns:
+        (H, W) uint8, 0 is black.
+
+    Raises:
+        MedretError: As read_image.
+    """
+    if not data:
+        raise MedretError(f"{name}: the image file is empty. Copy it again.")
+    if is_dicom(data):
+        return decode_dicom(data, name)
+    for shape, magic in _SHAPES.items():
+        if data.startswith(magic):
+            return _decode_picture(data, shape, name)
+    raise MedretError(f"{name}: neither JPEG, PNG nor DICOM (it starts with {data[:8].hex(' ')}). Convert it or leave it out.")
+
+
+def missing_decoders() -> list[str]:
+    """Name the packages of the dicom extra that are not installed, as pip calls them; empty if all are there."""
+    return [package for module, package in PACKAGES.items() if not _is_installed(module)]
+
+
+def _is_installed(module: str) -> bool:
+    return sys.modules[module] is not None if module in sys.modules else find_spec(module) is not None
+
+
+def _decode_picture(data: bytes, shape: str, name: str) -> np.ndarray:
+    size = coded_size(data)
+    if size is not None:
+        check_size(*size, name)
+    try:
+        with Image.open(BytesIO(data), formats=[shape]) as image:
+            check_size(*image.size, name)
+            image.load()
+            return _grey(ImageOps.exif_transpose(image), name)
+    except MedretError:
+        raise
+    except UnidentifiedImageError as error:
+        raise MedretError(f"{name}: starts like a {shape} but cannot be read as one: damaged or cut short. Copy it again.") from error
+    except Exception as error:  # a damaged file makes a decoder raise anything from OSError to struct.error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise MedretError(f"{name}: the {shape} cannot be decoded ({reason}). Copy it again or leave it out.") from error
+
+
+def _grey(image: Image.Image, name: str) -> np.ndarray:
+    if image.mode.startswith("I"):  # "I;16" and, in older Pillow, "I": 16-bit grey
+        return stretched(np.asarray(image).astype(np.uint16))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    if image.mode in ("1", "L"):
+        return np.array(image.convert("L"))
+    return grey_of_colour(np.asarray(image.convert("RGB")), name)

@@ -1,0 +1,133 @@
+"""Grey levels in, normalised tensors out: the one path of training, encoding and querying."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from encoders.errors import MedretError
+from encoders.pixels import DECODING
+
+if TYPE_CHECKING:
+    from torch import Tensor  # torch loads where tensors are made, so that workers which only decode stay small
+
+Fit = Literal["pad", "crop", "squash"]
+Resampling = Literal["bilinear", "bicubic"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """How a film becomes the tensor that an image backbone reads; part of a checkpoint's fingerprint.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+    """
+
+    size: int = 224  # pixels, side of the square
+    fit: Fit = "pad"
+    mean: float | tuple[float, float, float] = 0.5  # of grey levels in 0..1, one for all three channels or one for each
+    std: float | tuple[float, float, float] = 0.25  # the same; Open-i films have 0.58 and 0.25
+    resampling: Resampling = "bicubic"  # Pillow's, which widens its kernel when shrinking: antialiased
+    decoding: str = DECODING
+
+    def __post_init__(self) -> None:
+        if type(self.size) is not int or self.size < 1:
+            raise ValueError(f"size is {self.size!r}, expected a whole number above 0")
+        if self.fit not in get_args(Fit):
+            raise ValueError(f"fit is {self.fit!r}, expected one of {', '.join(get_args(Fit))}")
+        if self.resampling not in get_args(Resampling):
+            raise ValueError(f"resampling is {self.resampling!r}, expected one of {', '.join(get_args(Resampling))}")
+        if self.decoding != DECODING:
+            raise ValueError(f"decoding is {self.decoding!r}, expected {DECODING!r}, the rule of this version")
+        if not all(np.isfinite(_channels(self.mean))):
+            raise ValueError(f"mean is {self.mean}, expected one finite number or three")
+        if not all(value > 0 and np.isfinite(value) for value in _channels(self.std)):
+            raise ValueError(f"std is {self.std}, expected one number above 0 or three")
+
+    def square(self, pixels: np.ndarray, size: int | None = None) -> np.ndarray:
+        """Bring a film to a square: what caches hold.
+
+        "pad" scales the longer side to the square's and pads the other evenly with black; "crop" scales the
+        shorter side and cuts the middle out; "squash" scales each side on its own. Small films are enlarged.
+
+        Args:
+            pixels: (H, W) uint8.
+            size: S, side of the square in pixels; the setting's if None. Training may cache a larger one.
+
+        Returns:
+            (S, S) uint8.
+
+        Raises:
+            ValueError: If pixels is not (H, W) uint8 or is empty.
+        """
+        size = self.size if size is None else size
+        if pixels.ndim != 2 or pixels.dtype != np.uint8 or not pixels.size:
+            raise ValueError(f"pixels is {pixels.dtype} {pixels.shape}, expected (H, W) uint8")
+        height, width = pixels.shape
+        film = Image.fromarray(pixels)
+        filter_ = Image.Resampling[self.resampling.upper()]
+        if self.fit == "pad":
+            scale = size / max(height, width)
+            inner = max(1, round(width * scale)), max(1, round(height * scale))
+            film = film.resize(inner, filter_)
+            square = Image.new("L", (size, size))
+            square.paste(film, ((size - inner[0]) // 2, (size - inner[1]) // 2))
+            return np.array(square)
+        side = min(height, width) if self.fit == "crop" else None
+        box = (0.0, 0.0, width, height)
+        if side is not None:  # a box is cut at fractions of a pixel, so that the middle stays the middle
+            left, top = (width - side) / 2, (height - side) / 2
+            box = (left, top, left + side, top + side)
+        return np.array(film.resize((size, size), filter_, box=box))
+
+    def normalise(self, images: "Tensor") -> "Tensor":
+        """Bring squares to what the backbone reads, (level / 255 - mean) / std in three channels, on their device.
+
+        Args:
+            images: (B, S, S) uint8, or float32 grey levels 0..255 (augmented ones); S is the setting's size.
+
+        Returns:
+            (B, 3, S, S) float32; the same for uint8 and for float32 of the same levels.
+
+        Raises:
+            ValueError: If images has another shape or dtype.
+        """
+        import torch
+
+        if images.ndim != 3 or images.shape[1:] != (self.size, self.size) or images.dtype not in (torch.uint8, torch.float32):
+            raise ValueError(f"images is {images.dtype} {tuple(images.shape)}, expected uint8 or float32 (B, {self.size}, {self.size})")
+        mean, std = (
+            torch.tensor(_channels(value), dtype=torch.float32, device=images.device).view(1, 3, 1, 1) for value in (self.mean, self.std)
+        )
+        return (images[:, None].to(torch.float32) - 255 * mean) / (255 * std)  # (B, 3, S, S)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON holds them."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> "Preprocessing":
+        """Read the settings that to_dict wrote.
+
+        Raises:
+            MedretError: If a key is missing or unknown, or a value is out of its range.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        wrong = sorted(set(settings) ^ set(known))
+        if wrong:
+            raise MedretError(
+                f"preprocessing: {', '.join(wrong)} missing or unknown, expected {', '.join(known)}. Make the checkpoint again."
+            )
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise MedretError(f"preprocessing: {error}. Make the checkpoint again or use the version that made it.") from error
+
+
+def _channels(value: float | tuple[float, float, float]) -> tuple[float, float, float]:
+    red, green, blue = value if isinstance(value, tuple) else (value, value, value)
+    return float(red), float(green), float(blue)
