@@ -64,7 +64,7 @@ def require_columns(path: Path, header: Sequence[str], required: Sequence[str]) 
     if missing:
         plural = "s" if len(missing) > 1 else ""
         raise MedretError(
-            f"{path}: no column{plural} {_listed(missing)}; found {_listed(header)}. Use the file as published, or rename the column{plural}."
+            f"{path}: no column{plural} {_listed(missing)}; found {_listed(header)}. Use the published file, or rename the column{plural}."
         )
 
 
