@@ -17,17 +17,17 @@ def find_csv(folder: Path, stem: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def read_header(path: Path) -> tuple[str, ...]:
+def read_header(path: Path, delimiter: str = ",") -> tuple[str, ...]:
     """Return a CSV file's column names, without spaces around them.
 
     Raises:
         MedretError: If the file cannot be read, is empty, or names a column twice.
     """
     with _reading(path) as file:
-        return _header(path, next(csv.reader(file), None))
+        return _header(path, next(csv.reader(file, delimiter=delimiter), None))
 
 
-def read_csv(path: Path, required: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+def read_csv(path: Path, required: Sequence[str] = (), delimiter: str = ",") -> Iterator[dict[str, str]]:
     """Yield the rows of a CSV file as column name to text; empty lines are skipped.
 
     Whether the file is gzipped is told from its first bytes, because browsers unpack `.gz` files and keep the name.
@@ -35,12 +35,13 @@ def read_csv(path: Path, required: Sequence[str] = ()) -> Iterator[dict[str, str
     Args:
         path: A UTF-8 file with a header row, plain or gzipped.
         required: Columns that must be there; others are handed on as they are.
+        delimiter: What stands between two fields.
 
     Raises:
         MedretError: If the file cannot be read, lacks a column, or a row has another number of fields than the header.
     """
     with _reading(path) as file:
-        reader = csv.reader(file)
+        reader = csv.reader(file, delimiter=delimiter)
         header = _header(path, next(reader, None))
         require_columns(path, header, required)
         width = len(header)
@@ -50,7 +51,7 @@ def read_csv(path: Path, required: Sequence[str] = ()) -> Iterator[dict[str, str
             elif row:
                 raise MedretError(
                     f"{path}, line {reader.line_num}: {len(row)} fields, expected {width} as in the header. "
-                    "The file is damaged or not comma-separated: fetch it again."
+                    "The file is damaged or separated by something else: fetch it again."
                 )
 
 
