@@ -1,0 +1,166 @@
+"""Encoders on disk: safetensors, JSON and a tokenizer, under a fingerprint of all that defines an embedding."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from encoders.atomic import whole_folder
+from encoders.errors import MedretError
+from encoders.json_object import read_json
+
+if TYPE_CHECKING:  # torch loads only where weights are touched: find_checkpoint and read_fingerprint stay quick
+    import torch
+    from torch import Tensor
+
+    from encoders.dual import DualEncoder, EncoderConfig
+    from encoders.tokens import Tokenizer
+
+FORMAT = "medret-encoder"
+VERSION = 1
+_WEIGHTS, _CONFIG, _TOKENIZER = "model.safetensors", "encoder.json", "tokenizer.json"
+
+
+def save_checkpoint(encoder: "DualEncoder", folder: Path, notes: Mapping[str, Any] | None = None) -> str:
+    """Write an encoder to a folder that appears whole or not at all; an existing one is replaced.
+
+    Args:
+        encoder: On any device, in any mode.
+        folder: Gets model.safetensors, encoder.json and tokenizer.json.
+        notes: JSON values to keep with it: training configuration, metrics. Not part of the fingerprint.
+
+    Returns:
+        The fingerprint.
+
+    Raises:
+        MedretError: If the disk is full or the place cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in _weights(encoder)}
+    mark = _fingerprint(weights, encoder.config, encoder.tokenizer)
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "fingerprint": mark,
+        "config": encoder.config.to_dict(),
+        "notes": dict(notes or {}),
+    }
+    with whole_folder(folder) as beside:
+        save_file(weights, beside / _WEIGHTS)
+        (beside / _CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (beside / _TOKENIZER).write_text(encoder.tokenizer.definition, encoding="utf-8")
+    return mark
+
+
+def load_checkpoint(folder: Path, device: "str | torch.device" = "cpu") -> "DualEncoder":
+    """Read an encoder, verify it against its fingerprint, and put it on a device, in evaluation mode.
+
+    Raises:
+        MedretError: If files are missing, damaged, of another version, or not those that were written together.
+    """
+    from encoders.dual import EncoderConfig
+    from encoders.huggingface import read_safetensors
+    from encoders.tokens import Tokenizer
+
+    content = _read_config(folder)
+    weights = read_safetensors(folder / _WEIGHTS)
+    tokenizer = Tokenizer.load(folder / _TOKENIZER)
+    try:
+        config = EncoderConfig.from_dict(content["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise MedretError(f"{folder / _CONFIG}: no valid encoder configuration ({error}). Copy the checkpoint again.") from error
+    found = _fingerprint(weights, config, tokenizer)
+    if found != content["fingerprint"]:
+        raise MedretError(
+            f"{folder}: weights, tokenizer and settings are those of encoder {found}, but {_CONFIG} names {content['fingerprint']}. "
+            "A file was changed or damaged; copy the checkpoint again."
+        )
+    return _assemble(config, tokenizer, weights, str(folder)).to(device).eval()
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint at a path: the folder itself, or best/ of a training run.
+
+    Raises:
+        MedretError: If there is neither.
+    """
+    for folder in (path, path / "best"):
+        if (folder / _CONFIG).is_file():
+            return folder
+    found = "nothing" if not path.exists() else "a folder without one" if path.is_dir() else "a file"
+    raise MedretError(f"{path}: {found}, expected an encoder (a folder with {_CONFIG}) or a training run. Make one: medret train")
+
+
+def read_fingerprint(folder: Path) -> str:
+    """The fingerprint a checkpoint folder states; its weights are not read.
+
+    Raises:
+        MedretError: If the folder holds no checkpoint of this version.
+    """
+    return str(_read_config(folder)["fingerprint"])
+
+
+def read_notes(folder: Path) -> dict[str, Any]:
+    """What was noted when the checkpoint was written."""
+    return dict(_read_config(folder).get("notes") or {})
+
+
+def fingerprint(encoder: "DualEncoder") -> str:
+    """16 hexadecimal digits over weights, preprocessing, pooling, heads and tokenizer; the same on every device."""
+    return _fingerprint(dict(_weights(encoder)), encoder.config, encoder.tokenizer)
+
+
+def _weights(encoder: "DualEncoder") -> Iterator[tuple[str, "Tensor"]]:
+    """Every weight under the name it has in a checkpoint: backbones as published, heads as ours."""
+    parts = {
+        "image": encoder.image.weights(),
+        "text": encoder.text.weights(),
+        "image_head": encoder.image_head.state_dict(),
+        "text_head": encoder.text_head.state_dict(),
+    }
+    for part, state in parts.items():
+        for name, tensor in state.items():
+            yield f"{part}.{name}", tensor
+
+
+def _fingerprint(weights: Mapping[str, "Tensor"], config: "EncoderConfig", tokenizer: "Tokenizer") -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu()
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+    digest.update(json.dumps(config.to_dict(), sort_keys=True).encode())
+    digest.update(tokenizer.definition.encode())
+    return digest.hexdigest()[:16]
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / _CONFIG
+    content = read_json(path)
+    if content.get("format") != FORMAT or "fingerprint" not in content:
+        raise MedretError(f"{path}: no medret encoder (format {content.get('format')!r}), expected {FORMAT!r}. Give another folder.")
+    if content.get("version") != VERSION:
+        raise MedretError(f"{path}: encoder format {content.get('version')}, this medret reads {VERSION}. Update medret, or train again.")
+    return content
+
+
+def _assemble(config: "EncoderConfig", tokenizer: "Tokenizer", weights: Mapping[str, "Tensor"], where: str) -> "DualEncoder":
+    from encoders.dual import DualEncoder
+    from encoders.image import ImageBackbone
+    from encoders.text import TextBackbone
+
+    parts: dict[str, dict[str, Tensor]] = {"image": {}, "text": {}, "image_head": {}, "text_head": {}}
+    for name, tensor in weights.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor
+    image = ImageBackbone(config.image, parts["image"], where)
+    text = TextBackbone(config.text, parts["text"], where)
+    encoder = DualEncoder(config, tokenizer, image, text)
+    encoder.image_head.load_state_dict(parts["image_head"])
+    encoder.text_head.load_state_dict(parts["text_head"])
+    return encoder
