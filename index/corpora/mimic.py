@@ -43,8 +43,9 @@ def findings_mimic(root: Path, reports: Path | None = None, labels: str | None =
     """Return the findings that the label file names; () where the default label file is not there.
 
     Raises:
-        MedretError: If the label set asked for is unknown or its file is missing.
+        MedretError: If the folder has no metadata file, or the label set asked for is unknown or its file is missing.
     """
+    _needed(root, _METADATA)
     return FINDINGS if _label_file(root, labels) else ()
 
 
@@ -63,6 +64,7 @@ def read_mimic(root: Path, tally: Tally, reports: Path | None = None, labels: st
     Raises:
         MedretError: If a file is missing, damaged or lacks a column.
     """
+    root = root.absolute()
     metadata = _needed(root, _METADATA)
     splits = _read_splits(_needed(root, _SPLIT), tally)
     label_file = _label_file(root, labels)
@@ -83,7 +85,7 @@ def read_mimic(root: Path, tally: Tally, reports: Path | None = None, labels: st
             tally.fault("image without a row in the split file", dicom_id)
         yield Record(
             id=dicom_id,
-            image=root.absolute() / "files" / f"p{subject[:2]}" / f"p{subject}" / f"s{study}" / f"{dicom_id}.jpg",
+            image=root / "files" / f"p{subject[:2]}" / f"p{subject}" / f"s{study}" / f"{dicom_id}.jpg",
             patient_id=subject,
             study_id=study,
             view=_view(row),
