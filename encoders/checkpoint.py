@@ -133,7 +133,7 @@ def _fingerprint(weights: Mapping[str, "Tensor"], config: "EncoderConfig", token
         tensor = weights[name].detach().cpu()
         tensor = tensor.float() if tensor.is_floating_point() else tensor
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     digest.update(json.dumps(config.to_dict(), sort_keys=True).encode())
     digest.update(tokenizer.definition.encode())
     return digest.hexdigest()[:16]

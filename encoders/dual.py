@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from encoders.errors import MedretError
 from encoders.image import ImageBackbone, choose_image
-from encoders.preprocess import Preprocessing
+from encoders.preprocess import Fit, Preprocessing
 from encoders.text import TEXT_PRESETS, TextBackbone, choose_text
 from encoders.tokens import Tokenizer, learn_tokenizer
 
@@ -162,7 +162,7 @@ def build_encoder(
     *,
     image_weights: str | Path | None = None,
     size: int | None = None,
-    fit: str = "pad",
+    fit: Fit = "pad",
     dimension: int | None = None,
     head: str = "nonlinear",
     image_pooling: str | None = None,

@@ -65,8 +65,8 @@ class InvertedBottleneck(nn.Module):
         if self.expands:
             hidden = F.relu6(self._bn0(self._expand_conv(hidden)))
         hidden = F.relu6(self._bn1(self._depthwise_conv(hidden)))
-        hidden = self._bn2(self._project_conv(hidden))
-        return hidden + inputs if self.adds else hidden
+        projected: Tensor = self._bn2(self._project_conv(hidden))
+        return projected + inputs if self.adds else projected
 
 
 class EfficientNetLite0(nn.Module):
@@ -104,7 +104,10 @@ class EfficientNetLite0(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) float32 → (B, 1280) mean features, or (B, classes) logits if there is a classifier."""
         pooled = self.features(pixels).mean(dim=(2, 3))
-        return pooled if self._fc is None else self._fc(pooled)
+        if self._fc is None:
+            return pooled
+        logits: Tensor = self._fc(pooled)
+        return logits
 
     def stages(self) -> list[list[nn.Module]]:
         """The blocks by resolution stage: 7 lists."""

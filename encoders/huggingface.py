@@ -131,7 +131,7 @@ def fill_model(kind: str, config: Mapping[str, Any], weights: Mapping[str, Tenso
     return filled.train()
 
 
-def published_weights(model: nn.Module) -> dict[str, Tensor]:
+def published_weights(model: Any) -> dict[str, Tensor]:
     """The state of a network under the names in which such weights are published.
 
     Transformers renames the insides of its models now and then and maps published names at loading;
@@ -154,9 +154,9 @@ def read_folder(folder: Path, families: Sequence[str]) -> tuple[str, dict[str, A
         MedretError: If config.json or the weights are missing or unreadable, or the model type is not one of `families`.
     """
     values = read_json(folder / "config.json")
-    kind = values.get("model_type")
+    kind = str(values.get("model_type"))
     if kind not in families:
-        raise MedretError(f"{folder}: model type is {kind!r}, expected one of {', '.join(families)}. Choose another encoder.")
+        raise MedretError(f"{folder}: model type is {kind}, expected one of {', '.join(families)}. Choose another encoder.")
     try:
         config = complete_config(kind, values)
     except Exception as error:  # transformers validates with its own exception classes
@@ -224,11 +224,11 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
+    logging.set_verbosity(50)  # CRITICAL of the standard library
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         logging.set_verbosity(level)
         if bar:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

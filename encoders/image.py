@@ -72,7 +72,7 @@ class ImageBackbone(nn.Module):
             raise MedretError(f"image pooling is {self.pooling!r}, expected one of {', '.join(_POOLINGS[self.kind])} for {self.kind}.")
         self.model = _network(self.kind, self.pooling, settings["config"], weights, where)
         if self.kind in _CONVOLUTIONAL:
-            self.model = self.model.to(memory_format=torch.channels_last)
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.width = _width(self.kind, self.model)
 
     def forward(self, pixels: Tensor) -> Tensor:

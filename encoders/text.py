@@ -36,8 +36,12 @@ class TextBackbone(nn.Module):
         if self.pooling not in TEXT_POOLINGS:
             raise MedretError(f"text pooling is {self.pooling!r}, expected one of {', '.join(TEXT_POOLINGS)}.")
         config = settings["config"]
-        self.model = make_model(self.kind, config) if weights is None else fill_model(self.kind, config, weights, where)
-        self.width = int(self.model.config.hidden_size)
+        self.model: Any = make_model(self.kind, config) if weights is None else fill_model(self.kind, config, weights, where)
+
+    @property
+    def width(self) -> int:
+        """F, of the features."""
+        return int(self.model.config.hidden_size)
 
     @property
     def positions(self) -> int:
@@ -62,7 +66,7 @@ class TextBackbone(nn.Module):
         Returns:
             (B, F) float32.
         """
-        hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (B, T, F)
+        hidden: Tensor = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (B, T, F)
         if self.pooling == "cls":
             return hidden[:, 0]
         real = mask.unsqueeze(-1).bool()  # (B, T, 1)

@@ -63,7 +63,7 @@ class Tokenizer:
     @property
     def largest_id(self) -> int:
         """The largest token id; an embedding table needs more rows than this."""
-        return max(self._tokens.get_vocab(with_added_tokens=True).values())
+        return int(max(self._tokens.get_vocab(with_added_tokens=True).values()))
 
     def __call__(self, texts: Sequence[str], max_tokens: int) -> TokenBatch:
         """Turn texts into padded ids; a text beyond `max_tokens` is cut and says so.
