@@ -1,0 +1,208 @@
+"""What a training run is: every setting, from a TOML file or from flags."""
+
+import difflib
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from encoders.errors import MedretError
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "objective": ("convirt",),
+    "fit": ("pad", "crop", "squash"),
+    "text_pooling": ("max", "mean", "cls"),
+    "head": ("nonlinear", "linear"),
+    "text_sample": ("sentence", "report"),
+    "views": ("all", "frontal"),
+    "optimizer": ("adamw", "adam"),
+    "schedule": ("cosine", "plateau"),
+    "batchnorm": ("auto", "live", "running"),
+    "precision": ("auto", "fp32", "bf16"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Settings of a training run; the defaults suit a few hundred to a few thousand studies.
+
+    Every field is a key of the TOML file and a flag of `medret train`. What starts from weights learns
+    at `pretrained_learning_rate`, what starts at random at `learning_rate`.
+    """
+
+    # Objective
+    objective: str = "convirt"
+    temperature: float = 0.1  # tau, divides the cosine similarities
+    image_to_text_weight: float = 0.75  # lambda; text-to-image gets the rest
+    # Encoder
+    image: str = "tiny"  # preset, or a Hugging Face folder with weights
+    image_weights: str = ""  # for efficientnet-lite0: "imagenet", or a .pth file
+    text: str = "tiny"  # preset, or a Hugging Face folder with weights and tokenizer
+    text_pooling: str = "max"  # over the text encoder's token vectors
+    dimension: int = 0  # of the joint space; 0: 128 for the image preset "tiny", else 512
+    head: str = "nonlinear"
+    size: int = 0  # side of the film as encoded, pixels; 0: what the image encoder expects
+    fit: str = "pad"  # how a film becomes square
+    max_tokens: int = 128  # text beyond is cut
+    vocabulary_size: int = 4000  # learned from the corpus where the text encoder brings none
+    freeze_image_stages: int = 0  # of a pretrained image encoder, with the stem; 0: none
+    freeze_text_layers: int = 0  # of a pretrained text encoder, with the embeddings; 0: none
+    batchnorm: str = "auto"  # live | running statistics; auto: running where the image encoder is pretrained
+    # Data
+    views: str = "all"  # frontal: leave out lateral films
+    text_sample: str = "sentence"  # one random sentence of the report each time it is seen, or the whole report
+    min_tokens: int = 3  # reports and sentences with fewer words and marks are left out
+    cache_size: int = 0  # side of the cached squares that are cropped from, pixels; 0: 8/7 of size
+    # Augmentation
+    crop: tuple[float, float] = (0.6, 1.0)  # share of the area kept
+    flip_probability: float = 0.0  # above 0 an encoder unlearns left and right
+    rotation: float = 20.0  # degrees, either way
+    translation: float = 0.1  # share of the side, either way
+    scale: tuple[float, float] = (0.95, 1.05)
+    brightness: tuple[float, float] = (0.6, 1.4)  # factor
+    contrast: tuple[float, float] = (0.6, 1.4)  # factor
+    blur_sigma: tuple[float, float] = (0.1, 3.0)  # pixels
+    # Optimisation
+    epochs: int = 40  # 0: as many as max_steps takes
+    max_steps: int = 0  # 0: as many as the epochs take
+    batch_size: int = 64
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    pretrained_learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0  # largest norm of the gradient; 0: unlimited
+    schedule: str = "cosine"
+    warmup_fraction: float = 0.05  # share of the steps in which the rate rises
+    plateau_factor: float = 0.5  # plateau: what the rate is multiplied by
+    plateau_patience: int = 5  # plateau: validations without a lower loss before it is
+    # Run
+    validate_every: int = 0  # steps; 0: once an epoch
+    patience: int = 10  # validations without a better one before the run stops; 0: never
+    precision: str = "auto"  # bf16 autocast on CUDA, fp32 on a CPU
+    workers: int = 0  # threads that decode films; 0: one a core
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected {' or '.join(repr(value) for value in known)}")
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected {least} or more")
+        for name in _ABOVE_ZERO:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected above 0")
+        for name in _SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1")
+        for name in _RANGES:
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise ValueError(f"{name} is [{low}, {high}], expected two numbers of 0 or more, in rising order")
+        if self.crop[0] <= 0 or self.crop[1] > 1:
+            raise ValueError(f"crop is {list(self.crop)}, expected shares of the area, above 0 to 1")
+        if self.epochs == 0 and self.max_steps == 0:
+            raise ValueError("epochs and max_steps are both 0, expected one of them above 0")
+
+
+_ABOVE_ZERO = ("temperature", "learning_rate", "pretrained_learning_rate", "plateau_factor")
+_SHARES = ("image_to_text_weight", "flip_probability", "translation", "warmup_fraction", "plateau_factor")
+_RANGES = ("crop", "scale", "brightness", "contrast", "blur_sigma")
+_LEAST = {
+    "dimension": 0,
+    "size": 0,
+    "max_tokens": 3,
+    "vocabulary_size": 50,
+    "freeze_image_stages": 0,
+    "freeze_text_layers": 0,
+    "min_tokens": 1,
+    "cache_size": 0,
+    "rotation": 0,
+    "epochs": 0,
+    "max_steps": 0,
+    "batch_size": 2,
+    "weight_decay": 0,
+    "gradient_clip": 0,
+    "plateau_patience": 1,
+    "validate_every": 0,
+    "patience": 0,
+    "workers": 0,
+    "seed": 0,
+}
+
+
+def load_config(path: Path | None = None, **overrides: object) -> TrainConfig:
+    """The settings of a TOML file, changed by the overrides.
+
+    Args:
+        path: A TOML file, the name of a ready configuration ("convirt-published"), or None for the defaults.
+        overrides: Fields of TrainConfig; None means not given.
+
+    Raises:
+        MedretError: If the file cannot be read, a key is unknown, or a value has the wrong type or range.
+    """
+    config = TrainConfig()
+    if path is not None:
+        where, text = _read(path)
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise MedretError(f"{where}: is no TOML file ({error}). Expected lines such as: batch_size = 64") from error
+        config = _changed(config, values, where)
+    return _changed(config, {key: value for key, value in overrides.items() if value is not None}, "settings given")
+
+
+def ready_configurations() -> list[str]:
+    """Names of the configurations that come with medret."""
+    return sorted(entry.name.removesuffix(".toml") for entry in files("train.configs").iterdir() if entry.name.endswith(".toml"))
+
+
+def dump_config(config: TrainConfig) -> str:
+    """The settings as the text of a TOML file that `load_config` reads back to the same."""
+    # JSON's strings, numbers, booleans and lists of numbers are TOML's as well
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in asdict(config).items())
+
+
+def _read(path: Path) -> tuple[str, str]:
+    name = str(path).removesuffix(".toml")
+    if not path.exists() and name in ready_configurations():
+        return f"{name}.toml", (files("train.configs") / f"{name}.toml").read_text(encoding="utf-8")
+    try:
+        return str(path), path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        ready = ", ".join(ready_configurations())
+        raise MedretError(f"{path}: cannot be read ({error}). Expected a TOML file or a ready configuration: {ready}") from error
+
+
+def _changed(config: TrainConfig, values: Mapping[str, object], where: str) -> TrainConfig:
+    types = get_type_hints(TrainConfig)
+    known = [field.name for field in fields(TrainConfig)]
+    for key in values:
+        if key not in types:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise MedretError(f"{where}: {key} is no setting.{hint} Known are: {', '.join(known)}")
+    typed: dict[str, Any] = {key: _typed(value, types[key], key, where) for key, value in values.items()}
+    try:
+        return replace(config, **typed)
+    except ValueError as error:
+        raise MedretError(f"{where}: {error}") from error
+
+
+def _typed(value: object, kind: Any, key: str, where: str) -> object:
+    """The value as its field wants it; an integer serves as a number, nothing else is converted."""
+    if get_origin(kind) is tuple:
+        parts = get_args(kind)
+        if not isinstance(value, (list, tuple)) or len(value) != len(parts):
+            raise MedretError(f"{where}: {key} is {value!r}, expected {len(parts)} numbers, such as {key} = [0.5, 1.0]")
+        return tuple(_typed(part, inner, key, where) for part, inner in zip(value, parts, strict=True))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or isinstance(value, bool) or (kind is float and not math.isfinite(value)):
+        names = {str: "a text in quotes", int: "a whole number", float: "a number"}
+        raise MedretError(f"{where}: {key} is {value!r}, expected {names[kind]}")
+    return value

@@ -1,0 +1,1 @@
+"""Ready configurations of `medret train`."""

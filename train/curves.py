@@ -1,0 +1,64 @@
+"""A run's validations as a table, and as a picture of its learning curves."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from encoders.atomic import whole_file
+
+Row = Mapping[str, float]
+LEADING = ("step", "epoch", "lr", "train_loss", "validation_loss")
+TRAILING = ("seconds", "images_per_second")
+
+
+def write_metrics(rows: Sequence[Row], path: Path) -> None:
+    """Write one line per validation: step, epoch, rate, losses (nats), metrics, seconds since the start, images a second.
+
+    Args:
+        rows: Column to number, equal columns in every row.
+        path: The CSV file, replaced as a whole.
+    """
+    columns = [*LEADING, *metric_names(rows), *TRAILING]
+    with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()} for row in rows)
+
+
+def draw_curves(rows: Sequence[Row], path: Path) -> None:
+    """Draw the losses, the validation metrics and the learning rate over the steps.
+
+    Args:
+        rows: As for `write_metrics`.
+        path: The PNG file, replaced as a whole.
+    """
+    steps = [row["step"] for row in rows]
+    names = metric_names(rows)
+    figure = Figure(figsize=(5 * (2 + bool(names)), 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2 + bool(names), squeeze=False)[0]
+    groups: list[tuple[str, Sequence[str]]] = [
+        ("loss, nats", LEADING[3:]),
+        *([("validation", names)] if names else []),
+        ("learning rate", ["lr"]),
+    ]
+    for panel, (title, columns) in zip(panels, groups, strict=True):
+        for name in columns:
+            panel.plot(steps, [row.get(name, float("nan")) for row in rows], marker=".", label=name.replace("_", " "))
+        panel.set(title=title, xlabel="step")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        panel.grid(alpha=0.3)
+        if len(columns) > 1:
+            panel.legend(fontsize="small")
+    with whole_file(path) as beside:
+        figure.savefig(beside, format="png", dpi=120)
+
+
+def metric_names(rows: Sequence[Row]) -> list[str]:
+    """The columns that the validation callback brought, in its order."""
+    fixed = {*LEADING, *TRAILING}
+    return list(dict.fromkeys(name for row in rows for name in row if name not in fixed))

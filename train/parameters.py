@@ -1,0 +1,79 @@
+"""Which parameters of an encoder learn, how fast, and what its BatchNorm layers do meanwhile."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Adam, AdamW, Optimizer
+
+from encoders.dual import DualEncoder, freeze, set_batchnorm
+from encoders.errors import MedretError
+from train.config import TrainConfig
+
+
+def image_is_pretrained(config: TrainConfig) -> bool:
+    """Whether the image encoder starts from weights."""
+    return bool(config.image_weights) or Path(config.image).is_dir()
+
+
+def text_is_pretrained(config: TrainConfig) -> bool:
+    """Whether the text encoder starts from weights."""
+    return Path(config.text).is_dir()
+
+
+def prepare_encoder(encoder: DualEncoder, config: TrainConfig) -> None:
+    """Freeze the lower layers of pretrained encoders and choose what BatchNorm does.
+
+    Raises:
+        MedretError: If an encoder has fewer layers, or starts at random: frozen noise learns nothing.
+    """
+    for key, kind, pretrained in (
+        ("freeze_image_stages", "image", image_is_pretrained(config)),
+        ("freeze_text_layers", "text", text_is_pretrained(config)),
+    ):
+        if getattr(config, key) and not pretrained:
+            raise MedretError(
+                f"{key} is {getattr(config, key)}, but the {kind} encoder {getattr(config, kind)!r} starts at random, expected weights: "
+                f"set {kind} to a Hugging Face folder, or {key} to 0"
+            )
+    freeze(encoder, text_layers=config.freeze_text_layers or None, image_stages=config.freeze_image_stages or None)
+    # Batches of a fine-tuning are small, and statistics of thousands of films are there already
+    running = config.batchnorm == "running" or (config.batchnorm == "auto" and image_is_pretrained(config))
+    set_batchnorm(encoder, running)
+
+
+def build_optimizer(encoder: DualEncoder, config: TrainConfig) -> Optimizer:
+    """Adam as published, or AdamW that spares gains and biases from decay; pretrained parts have their own rate.
+
+    Each group's full rate is kept as "full_lr"; the schedule multiplies it.
+    """
+    pretrained = {
+        id(parameter)
+        for backbone, known in ((encoder.image, image_is_pretrained(config)), (encoder.text, text_is_pretrained(config)))
+        for parameter in (backbone.parameters() if known else ())
+    }
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in encoder.parameters():
+        if parameter.requires_grad:
+            rate = config.pretrained_learning_rate if id(parameter) in pretrained else config.learning_rate
+            decayed = config.optimizer == "adam" or parameter.ndim > 1
+            groups.setdefault((rate, config.weight_decay if decayed else 0.0), []).append(parameter)
+    listed: list[dict[str, Any]] = [
+        {"params": parameters, "lr": rate, "full_lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()
+    ]
+    return Adam(listed, fused=True) if config.optimizer == "adam" else AdamW(listed, fused=True)
+
+
+def set_rate(optimizer: Optimizer, factor: float) -> float:
+    """Set every group to its full rate times the factor; returns the highest rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["full_lr"] * factor
+    return max(float(group["lr"]) for group in optimizer.param_groups)
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """What products are computed in: bfloat16 on CUDA unless told otherwise, None for float32 throughout."""
+    if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
+        return torch.bfloat16
+    return None

@@ -1,0 +1,160 @@
+"""All that a run needs to continue where it stopped: weights, optimizer, place in the data, what was measured."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from encoders.atomic import private_folder, whole_folder
+from encoders.errors import MedretError
+
+FORMAT = 1
+_MAY_DIFFER = {"workers"}  # settings that change no result
+_OF_A_RUN = ("best", "last", "state", "metrics.csv", "curves.png", "config.toml")
+
+
+@dataclass(slots=True, kw_only=True)
+class RunState:
+    """Where a run is; with the weights and the optimizer's state it determines all that follows.
+
+    Attributes:
+        config: The settings, as a mapping.
+        data: Fingerprint of the pairs.
+        step: Steps taken.
+        epoch, position: The next batch: its epoch, and its place there.
+        loss_sum, loss_count: Of the training losses since the last validation.
+        schedule: Of `Schedule.state`.
+        rows: The validations so far, one mapping each.
+        best_row: Which of them is the best, or -1.
+        seconds: Spent so far, validations included.
+        finished: Nothing is left to do.
+    """
+
+    config: Mapping[str, Any]
+    data: str
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    schedule: dict[str, float] = field(default_factory=dict)
+    rows: list[dict[str, float]] = field(default_factory=list)
+    best_row: int = -1
+    seconds: float = 0.0
+    finished: bool = False
+
+
+def open_run(out: Path, config: Mapping[str, Any], data: str, resume: bool, overwrite: bool) -> RunState:
+    """The state to begin with: fresh, or that of the run in `out` if it is to be resumed.
+
+    Args:
+        out: The run's folder; made if missing.
+        config: The settings, as a mapping.
+        data: Fingerprint of the pairs.
+        resume: Continue the run that lies there, if one does.
+        overwrite: Delete the run that lies there.
+
+    Raises:
+        MedretError: If a run lies there and is neither to be resumed nor deleted, or had other settings or data.
+    """
+    refuse_overwriting(out, resume, overwrite)
+    private_folder(out)
+    fresh = RunState(config=config, data=data)
+    if overwrite:
+        for path in _lying_in(out):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return fresh
+    found = read_state(out / "state")
+    if found is None:
+        return fresh
+    if found.data != data:
+        raise MedretError(f"{out}: the run learned from other pairs than the corpus holds now. Give the same corpus, or another --out")
+    for name, value in json.loads(json.dumps(config)).items():
+        before = found.config.get(name)
+        if name not in _MAY_DIFFER and before != value:
+            raise MedretError(
+                f"{out}: the run has {name} = {before!r}, but {value!r} is asked for. Resume with --config {out / 'config.toml'}"
+            )
+    return found
+
+
+def refuse_overwriting(out: Path, resume: bool, overwrite: bool) -> None:
+    """Stop where a run lies in `out` and nothing was said of it.
+
+    Raises:
+        MedretError: If so.
+    """
+    if resume or overwrite or not _lying_in(out):
+        return
+    found = read_state(out / "state")
+    where = f"step {found.step}, {'finished' if found.finished else 'not finished'}" if found else "before its first validation"
+    raise MedretError(
+        f"{out}: holds a training run ({where}). Continue it with --resume, delete it with --overwrite, or choose another --out"
+    )
+
+
+def save_state(folder: Path, state: RunState, model: nn.Module, optimizer: Optimizer) -> None:
+    """Write the state as one folder of safetensors and JSON, which appears whole or not at all."""
+    with whole_folder(folder) as beside:
+        save_file(_owned(model.state_dict()), beside / "weights.safetensors")
+        save_file(_owned(_optimizer_tensors(optimizer)), beside / "optimizer.safetensors")
+        (beside / "state.json").write_text(json.dumps({"format": FORMAT, **asdict(state)}, indent=1), encoding="utf-8")
+
+
+def read_state(folder: Path) -> RunState | None:
+    """The state lying in a folder, without its tensors; None where there is none.
+
+    Raises:
+        MedretError: If it cannot be read, or another version wrote it.
+    """
+    path = folder / "state.json"
+    if not path.exists():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        found = values.pop("format", None)
+        if found == FORMAT:
+            return RunState(**values)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise MedretError(f"{path}: is no state of a training run ({error}). Train into another folder.") from error
+    raise MedretError(f"{path}: has format {found}, expected {FORMAT}. It comes from another version: train into another folder.")
+
+
+def restore_tensors(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
+    """Put the stored weights and optimizer state into a model and an optimizer built by the same settings.
+
+    Raises:
+        MedretError: If the files are damaged or belong to another encoder.
+    """
+    try:
+        model.load_state_dict(load_file(folder / "weights.safetensors"))
+        stored = load_file(folder / "optimizer.safetensors")
+    except Exception as error:  # safetensors raises its own kinds, torch RuntimeError for keys and shapes
+        reason = str(error).splitlines()[0]
+        raise MedretError(f"{folder}: does not fit this encoder or is damaged ({reason}). Train into another folder.") from error
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in stored.items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _lying_in(out: Path) -> list[Path]:
+    return [out / name for name in _OF_A_RUN if (out / name).exists()]
+
+
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{number}.{name}": torch.as_tensor(value) for number, values in state.items() for name, value in values.items()}
+
+
+def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that share no memory, as safetensors wants them."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
