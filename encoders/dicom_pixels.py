@@ -1,6 +1,7 @@
 """DICOM bytes in, grey levels out: transfer syntax, modality LUT, VOI LUT or window, MONOCHROME1."""
 
 import math
+import warnings
 import zlib
 from collections.abc import Sequence
 from importlib import import_module
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from encoders.errors import MedretError
-from encoders.film import MAX_PIXELS, check_size, coded_size, grey_of_colour
+from encoders.film import MAX_PIXELS, check_size, coded_size, grey_of_colour, is_frame_header, jpeg_segments
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -20,19 +21,19 @@ PACKAGES = {  # module: what to install for it
     "gdcm": "python-gdcm",
     "pylibjpeg": "pylibjpeg",
     "openjpeg": "pylibjpeg-openjpeg",
-    "rle": "pylibjpeg-rle",
 }
 _INSTALL = "Install it: pip install 'medret[dicom]'"
 _NATIVE = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"}
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _JPEG = "1.2.840.10008.1.2.4."
 # transfer syntax: (pydicom's plugin, its modules). One decoder for each, or the same film could come out differently
-# on two machines; gdcm is the fastest for JPEG lossless and JPEG-LS, pylibjpeg for RLE.
+# on two machines. gdcm is the fastest for JPEG lossless and JPEG-LS. pydicom's own RLE takes 87 ms for 8 megapixels where
+# pylibjpeg-rle takes 26, but that one panics on a damaged stream: a trace on stderr, and an exception that is no Exception.
 _DECODERS = {
     **dict.fromkeys((_JPEG + "50", _JPEG + "51"), ("pillow", ())),  # the same libjpeg as for plain JPEG files
     **dict.fromkeys((_JPEG + "57", _JPEG + "70", _JPEG + "80", _JPEG + "81"), ("gdcm", ("gdcm",))),
     **dict.fromkeys((_JPEG + n for n in ("90", "91", "201", "202", "203")), ("pylibjpeg", ("pylibjpeg", "openjpeg"))),
-    "1.2.840.10008.1.2.5": ("pylibjpeg", ("pylibjpeg", "rle")),
+    "1.2.840.10008.1.2.5": ("pydicom", ()),
 }
 _TAGS = [  # nothing about the patient is read
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
@@ -64,9 +65,11 @@ def decode_dicom(data: bytes, name: str) -> np.ndarray:
         import pydicom  # noqa: F401  (an optional extra)
     except ImportError as error:
         raise MedretError(f"{name}: DICOM needs the package pydicom, which is not installed. {_INSTALL}") from error
-    dataset = _read(data, name)
-    _check(dataset, name)
-    stored = _decode_frame(dataset, name)  # (H, W) or (H, W, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # pydicom's quote values of the header, and what matters is raised below
+        dataset = _read(data, name)
+        _check(dataset, name)
+        stored = _decode_frame(dataset, name)  # (H, W) or (H, W, 3)
     if stored.ndim == 3:
         return grey_of_colour(stored, name)
     try:
@@ -78,7 +81,12 @@ def decode_dicom(data: bytes, name: str) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return _one_line(str(error)) or type(error).__name__
+
+
+def _one_line(text: str) -> str:
+    """A damaged header can hold anything; a message is one line of printable text."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:200]).strip()
 
 
 def _read(data: bytes, name: str) -> "Dataset":
@@ -127,7 +135,7 @@ def _check(dataset: "Dataset", name: str) -> None:
         has_pixels = "PixelData" in dataset
         rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
         frames = int(dataset.get("NumberOfFrames") or 1)
-        kind = str(dataset.get("PhotometricInterpretation") or "no PhotometricInterpretation")
+        kind = _one_line(str(dataset.get("PhotometricInterpretation") or "no PhotometricInterpretation"))
     except Exception as error:
         raise MedretError(f"{name}: the DICOM header is damaged ({type(error).__name__}). Copy it again.") from error
     if not has_pixels:
@@ -144,25 +152,24 @@ def _decode_frame(dataset: "Dataset", name: str) -> np.ndarray:
     from pydicom.pixels.utils import pixel_array
 
     syntax = dataset.file_meta.TransferSyntaxUID
+    coding = _one_line(syntax.name)
     plugin, modules = _DECODERS.get(str(syntax), ("", ()))
     if not plugin and str(syntax) not in _NATIVE:
-        raise MedretError(f"{name}: the DICOM is compressed as {syntax.name}, which cannot be decoded. Decompress it, say with gdcmconv.")
+        raise MedretError(f"{name}: the DICOM is compressed as {coding}, which cannot be decoded. Decompress it, say with gdcmconv.")
     for module in modules:
         try:
             import_module(module)
         except ImportError as error:
             needed = f"the package {PACKAGES[module]}, which is not installed"
-            raise MedretError(f"{name}: the DICOM is compressed as {syntax.name}, which needs {needed}. {_INSTALL}") from error
+            raise MedretError(f"{name}: the DICOM is compressed as {coding}, which needs {needed}. {_INSTALL}") from error
     try:
-        if plugin:
+        if plugin not in ("", "pydicom"):
             _check_frame(get_frame(dataset.PixelData, 0, number_of_frames=1), dataset, name)
         array: np.ndarray = pixel_array(dataset, index=0, decoding_plugin=plugin)
     except MedretError:
         raise
     except Exception as error:  # every decoder has its own exceptions
-        raise MedretError(
-            f"{name}: the pixels ({syntax.name}) cannot be decoded ({_reason(error)}). Copy it again or leave it out."
-        ) from error
+        raise MedretError(f"{name}: the pixels ({coding}) cannot be decoded ({_reason(error)}). Copy it again or leave it out.") from error
     if array.shape[:2] != (dataset.Rows, dataset.Columns):
         raise MedretError(
             f"{name}: the DICOM decodes to {array.shape}, its header says {dataset.Rows} rows, {dataset.Columns} columns. Leave it out."
@@ -171,13 +178,25 @@ def _decode_frame(dataset: "Dataset", name: str) -> np.ndarray:
 
 
 def _check_frame(frame: bytes, dataset: "Dataset", name: str) -> None:
-    """Refuse a stream that claims another size than the header (a bomb), or a JPEG without its end (gdcm would pad it)."""
-    size = coded_size(frame)
-    if size is not None and size != (dataset.Columns, dataset.Rows):
-        found = f"{size[0]} x {size[1]} pixels are coded"
-        raise MedretError(f"{name}: {found}, but the DICOM header says {dataset.Columns} x {dataset.Rows}. Copy it again or leave it out.")
-    if size is not None and b"\xff\xd9" not in frame[-1024:]:
-        raise MedretError(f"{name}: the compressed pixels are cut short (no end marker). Copy it again.")
+    """Refuse a JPEG or JPEG 2000 frame that a native decoder would trust.
+
+    Another size than the header's may be a bomb; gdcm pads a frame without its end with grey, and crashes the
+    process on broken segments or another sample format.
+    """
+    size, fault = coded_size(frame), ""
+    if size is None:
+        fault = "have no JPEG or JPEG 2000 header"
+    elif size != (dataset.Columns, dataset.Rows):
+        fault = f"hold {size[0]} x {size[1]}, but the DICOM header says {dataset.Columns} x {dataset.Rows}"
+    elif b"\xff\xd9" not in frame[-1024:]:
+        fault = "are cut short (no end marker)"
+    elif frame[:2] == b"\xff\xd8":
+        segments = list(jpeg_segments(frame))
+        formats = [(frame[at] > 8, frame[at + 5]) for marker, at in segments if is_frame_header(marker) and 2 <= frame[at] <= 16]
+        if formats != [(dataset.BitsAllocated > 8, dataset.SamplesPerPixel)] or segments[-1][0] != 0xDA:
+            fault = "have a damaged JPEG header"
+    if fault:
+        raise MedretError(f"{name}: the compressed pixels {fault}. Copy it again or leave it out.")
 
 
 def _grey(stored: np.ndarray, dataset: "Dataset", name: str) -> np.ndarray:

@@ -1,5 +1,7 @@
 """What counts as a film: its size, its greyness, its grey levels, and what looks wrong with it."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from PIL import Image
 
@@ -41,6 +43,25 @@ def coded_size(data: bytes) -> tuple[int, int] | None:
         right, bottom, left, top = (_big_endian(data, start + at, 4) for at in (8, 12, 16, 20))
         return right - left, bottom - top
     return None
+
+
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield (marker, where its content starts) for the segments of a JPEG or JPEG-LS stream, up to the first scan or a fault."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        yield marker, at + 4
+        if marker == 0xDA:  # start of scan
+            return
+        at += 2 + _big_endian(data, at + 2, 2)
+
+
+def is_frame_header(marker: int) -> bool:
+    """Whether a JPEG segment says precision, height, width and components: SOF0 to SOF15, or SOF55 of JPEG-LS."""
+    return marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC))
 
 
 def grey_of_colour(colour: np.ndarray, name: str) -> np.ndarray:
@@ -115,15 +136,9 @@ def _likeness_to_a_chest(pixels: np.ndarray) -> float:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    at = 2
-    while at + 9 < len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-        elif (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:  # SOFn, SOF of JPEG-LS
-            return _big_endian(data, at + 7, 2), _big_endian(data, at + 5, 2)
-        else:
-            at += 2 + _big_endian(data, at + 2, 2)
+    for marker, at in jpeg_segments(data):
+        if is_frame_header(marker):
+            return _big_endian(data, at + 3, 2), _big_endian(data, at + 1, 2)
     return None
 
 
