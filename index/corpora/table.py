@@ -26,10 +26,11 @@ _BATCH = 4096  # rows of a Parquet file in memory at once
 
 
 def recognises_table(root: Path) -> bool:
-    """Whether the path is a table, or a folder with exactly one, that has a column for the image path or the text."""
+    """Whether the path is a table, or a folder with exactly one that has a column for the image path or the text."""
     try:
         path = _table_file(root)
-        find_columns(path, _header(path) if _suffix(path) in _PARQUET else tuple(next(_read_rows(path), {})))
+        if root.is_dir():
+            find_columns(path, _header(path) if _suffix(path) in _PARQUET else tuple(next(_read_rows(path), {})))
     except MedretError:
         return False
     return True
