@@ -38,7 +38,7 @@ def save_checkpoint(encoder: "DualEncoder", folder: Path, notes: Mapping[str, An
     """
     from safetensors.torch import save_file
 
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in _weights(encoder)}
+    weights = {name: _stored(tensor).contiguous() for name, tensor in _weights(encoder)}
     mark = _fingerprint(weights, encoder.config, encoder.tokenizer)
     content = {
         "format": FORMAT,
@@ -69,8 +69,9 @@ def load_checkpoint(folder: Path, device: "str | torch.device" = "cpu") -> "Dual
     tokenizer = Tokenizer.load(folder / _TOKENIZER)
     try:
         config = EncoderConfig.from_dict(content["config"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise MedretError(f"{folder / _CONFIG}: no valid encoder configuration ({error}). Copy the checkpoint again.") from error
+    except (KeyError, TypeError, ValueError, AttributeError, MedretError) as error:
+        reason = str(error).rstrip(".")
+        raise MedretError(f"{folder / _CONFIG}: no valid encoder configuration ({reason}). Copy the checkpoint again.") from error
     found = _fingerprint(weights, config, tokenizer)
     if found != content["fingerprint"]:
         raise MedretError(
@@ -130,13 +131,18 @@ def _fingerprint(weights: Mapping[str, "Tensor"], config: "EncoderConfig", token
 
     digest = hashlib.sha256()
     for name in sorted(weights):
-        tensor = weights[name].detach().cpu()
-        tensor = tensor.float() if tensor.is_floating_point() else tensor
+        tensor = _stored(weights[name])
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     digest.update(json.dumps(config.to_dict(), sort_keys=True).encode())
     digest.update(tokenizer.definition.encode())
     return digest.hexdigest()[:16]
+
+
+def _stored(tensor: "Tensor") -> "Tensor":
+    """As a checkpoint holds it, whatever it was trained or run in: float32 (or an integer), on the CPU."""
+    tensor = tensor.detach().cpu()
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -150,7 +150,7 @@ class DualEncoder(nn.Module):
         """As in torch, but BatchNorm of frozen stages (or all, see set_batchnorm) keeps its running statistics."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d) and (self.running_batchnorm or not module.weight.requires_grad):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and (self.running_batchnorm or not module.weight.requires_grad):
                 module.eval()
         return self
 
@@ -196,6 +196,8 @@ def build_encoder(
     if str(text) in TEXT_PRESETS:
         if texts is None:
             raise ValueError(f"text preset {text} needs texts to learn a vocabulary from")
+        if isinstance(texts, str):
+            raise ValueError("texts is one string, expected an iterable of them")
         tokenizer = learn_tokenizer(texts, vocabulary_size)
     image_settings, image_state, expected = choose_image(image, image_weights, image_pooling, size)
     text_settings, text_state, tokenizer = choose_text(text, text_pooling, tokenizer)

@@ -51,10 +51,10 @@ TEXT_FAMILIES = {
 }
 _FAMILIES = IMAGE_FAMILIES | TEXT_FAMILIES
 
-# What a published file may hold beyond the backbone: a position table that older versions stored, the pooler that our
-# pooling goes without, and the heads of the tasks it was trained on. Nothing else may be unexpected.
-_SPARE_PARTS = ("position_ids", "pooler.")
-_SPARE_HEADS = (
+# What a published file may hold beyond the backbone: the pooler that our pooling goes without, and the heads of the
+# tasks it was trained on. Nothing else may be unexpected.
+_SPARE = (
+    "pooler.",
     "cls.",
     "classifier.",
     "pre_classifier.",
@@ -116,7 +116,8 @@ def fill_model(kind: str, config: Mapping[str, Any], weights: Mapping[str, Tenso
         model, found = family.model_class.from_pretrained(
             None,
             config=family.make_config(config),
-            state_dict={name: tensor for name, tensor in weights.items() if not name.endswith("position_ids")},
+            # Older versions stored this table of 0, 1, 2, ...
+            state_dict={name: tensor for name, tensor in weights.items() if not name.endswith("embeddings.position_ids")},
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, in one line
             local_files_only=True,
@@ -124,7 +125,7 @@ def fill_model(kind: str, config: Mapping[str, Any], weights: Mapping[str, Tenso
             **family.settings,
             **settings,
         )
-    _refuse(where, "missing", [name for name in found["missing_keys"] if not name.startswith("pooler.")])
+    _refuse(where, "missing", list(found["missing_keys"]))
     _refuse(where, "unexpected", [name for name in found["unexpected_keys"] if not _is_spare(name)])
     _refuse(where, "of another shape", [str(key[0] if isinstance(key, tuple) else key) for key in found["mismatched_keys"]])
     filled: nn.Module = model
@@ -203,7 +204,8 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _is_spare(name: str) -> bool:
-    return any(part in name for part in _SPARE_PARTS) or name.startswith(_SPARE_HEADS)
+    prefix, _, rest = name.partition(".")
+    return name.startswith(_SPARE) or (prefix in _FAMILIES and rest.startswith(_SPARE))
 
 
 def _refuse(where: str, what: str, names: Sequence[str]) -> None:

@@ -89,32 +89,46 @@ class Tokenizer:
 
 
 def learn_tokenizer(texts: Iterable[str], vocabulary_size: int = 4000) -> Tokenizer:
-    """Learn a lower-case WordPiece vocabulary from texts.
+    """Learn a lower-case WordPiece vocabulary from texts; the same texts give the same one.
 
     Args:
-        texts: Report texts; read once.
-        vocabulary_size: The most entries, the five special tokens included. A small corpus fills fewer.
+        texts: Report texts; read once and held in memory.
+        vocabulary_size: The most entries, the five special tokens included, but for single characters, which are
+            all kept. A small corpus fills fewer.
 
     Raises:
         MedretError: If the texts hold no word.
     """
-    from tokenizers import decoders, models, trainers
+    from tokenizers import decoders, models
+
+    texts = list(texts)
+    # The trainer numbers characters in the order of a hash that changes with every process, and settles ties between
+    # pairs by these numbers. A first round collects the characters, so that the second begins with them in fixed order.
+    characters = sorted(_train_wordpiece(texts, 1, SPECIAL_TOKENS).keys() - set(SPECIAL_TOKENS))
+    if not characters:
+        raise MedretError("no vocabulary can be learned: the texts hold no word. Give reports, or a pretrained text encoder.")
+    vocabulary = _train_wordpiece(texts, vocabulary_size, [*SPECIAL_TOKENS, *characters])
+    tokens = _wordpiece(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"), lower_case=True)
+    tokens.add_special_tokens(list(SPECIAL_TOKENS))
+    tokens.decoder = decoders.WordPiece()
+    return Tokenizer(_with_template(tokens).to_str())
+
+
+def _train_wordpiece(texts: Sequence[str], size: int, first: Sequence[str]) -> dict[str, int]:
+    """Token → id after training to `size` entries, of which `first` are the first."""
+    from tokenizers import models, trainers
 
     tokens = _wordpiece(models.WordPiece(unk_token="[UNK]"), lower_case=True)
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocabulary_size,
+        vocab_size=size,
         min_frequency=2,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=list(first),
         continuing_subword_prefix="##",
         show_progress=False,
     )
     tokens.train_from_iterator(texts, trainer)
-    if tokens.get_vocab_size() <= len(SPECIAL_TOKENS):
-        raise MedretError(
-            "no vocabulary can be learned: the texts hold no word that occurs twice. Give reports, or a pretrained text encoder."
-        )
-    tokens.decoder = decoders.WordPiece()
-    return Tokenizer(_with_template(tokens).to_str())
+    vocabulary: dict[str, int] = tokens.get_vocab()
+    return vocabulary
 
 
 def load_pretrained_tokenizer(folder: Path) -> Tokenizer:
