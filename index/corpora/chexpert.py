@@ -82,10 +82,10 @@ def _read_list(path: Path, release: Path, stem: str, seen: set[str], tally: Tall
 
 
 def _releases(root: Path) -> list[Path]:
-    """The CheXpert folders at `root`, else those directly in it."""
+    """The CheXpert at `root`, else those directly in it; only folders of that name are opened, as there may be thousands."""
     if _is_release(root):
         return [root]
-    return sorted(child for child in root.iterdir() if child.is_dir() and _is_release(child))
+    return sorted(child for child in root.iterdir() if "chexpert" in child.name.lower() and child.is_dir() and _is_release(child))
 
 
 def _is_release(folder: Path) -> bool:

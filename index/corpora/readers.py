@@ -58,10 +58,9 @@ class Corpus:
             empty = False
             yield record
         if empty:
-            why = "; ".join(f"{count} rows left out: {reason}" for reason, count in tally.left_out.most_common(3))
-            raise MedretError(
-                f"{self.root}: no record in this {self.format} corpus ({why or 'its files list none'}). Check the folder or name --format."
-            )
+            reasons = ", ".join(f"{count} x {reason}" for reason, count in tally.left_out.most_common(3))
+            why = f"left out: {reasons}" if reasons else "its files list none"
+            raise MedretError(f"{self.root}: no record in this {self.format} corpus ({why}). Check the folder, or name --format.")
 
 
 def open_corpus(
@@ -91,6 +90,7 @@ def open_corpus(
         raise MedretError(f"{path}: '{format}' is no corpus format. Choose one of {', '.join(FORMATS)}.")
     name = format or _recognise(path)
     reader = _reader(name)
+    reports = None if reports is None else Path(reports).absolute()
     options = {key: value for key, value in (("reports", reports), ("columns", columns), ("labels", labels)) if value is not None}
     for key in options.keys() - reader.options:
         able = ", ".join(other for other in FORMATS if key in _reader(other).options)
@@ -100,9 +100,12 @@ def open_corpus(
 
 
 def _recognise(path: Path) -> str:
-    for name in FORMATS:
-        if _reader(name).recognises(path):
-            return name
+    try:
+        for name in FORMATS:
+            if _reader(name).recognises(path):
+                return name
+    except OSError as error:
+        raise MedretError(f"{path}: cannot be read ({error.strerror or error}). Check its permissions.") from error
     looked_for = "; ".join(f"{name}: {mark}" for name, mark in _MARKS.items())
     kind = "folder" if path.is_dir() else "file"
     raise MedretError(f"{path}: this {kind} is none of the known corpora (looked for {looked_for}). Check the path, or name --format.")
