@@ -146,7 +146,7 @@ def blur(films: Tensor, sigma: Tensor) -> Tensor:
 
     Args:
         films: (B, H, W) float32.
-        sigma: (B,) float32, pixels, 0 leaves the film as it is; the kernel is cut at 3 of the largest.
+        sigma: (B,) float32, pixels, 0 leaves the film as it is; the kernel is cut at 3 of it.
 
     Returns:
         (B, H, W) float32.
@@ -156,7 +156,9 @@ def blur(films: Tensor, sigma: Tensor) -> Tensor:
     if radius == 0:
         return films
     offset = torch.arange(-radius, radius + 1, device=films.device, dtype=films.dtype)  # (K,)
-    kernel = torch.exp(-0.5 * (offset / sigma.clamp(min=1e-3)[:, None]) ** 2)  # (B, K)
+    width = sigma.clamp(min=1e-3)[:, None]
+    kernel = torch.exp(-0.5 * (offset / width) ** 2)  # (B, K)
+    kernel = kernel * (offset.abs() <= (3 * width).ceil())  # else a film's result would depend on its neighbours' sigma
     kernel = kernel / kernel.sum(dim=1, keepdim=True)
     batch = len(films)
     padded = F.pad(films[None], (radius, radius, radius, radius), mode="reflect")  # (1, B, H + 2r, W + 2r)

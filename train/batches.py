@@ -90,7 +90,9 @@ def choose_texts(reports: Sequence[Sequence[str]], unit: str, rng: np.random.Gen
     return [sentences[int(rng.integers(len(sentences)))] for sentences in reports]
 
 
-def read_ahead(films: NDArray[np.uint8], batches: Sequence[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+def read_ahead(
+    films: NDArray[np.uint8], batches: Sequence[NDArray[np.int64]], *, pinned: bool = False
+) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
     """Each batch with its films (B, S, S), the next one being read while this one is used."""
 
     def read(rows: NDArray[np.int64]) -> Tensor:

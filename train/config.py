@@ -4,7 +4,7 @@ import difflib
 import json
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
@@ -105,6 +105,8 @@ class TrainConfig:
                 raise ValueError(f"{name} is [{low}, {high}], expected two numbers of 0 or more, in rising order")
         if self.crop[0] <= 0 or self.crop[1] > 1:
             raise ValueError(f"crop is {list(self.crop)}, expected shares of the area, above 0 to 1")
+        if 0 < self.size < 16 or 0 < self.cache_size < 16:
+            raise ValueError(f"size is {self.size} and cache_size {self.cache_size}, expected 16 or more, or 0 for the default")
         if self.epochs == 0 and self.max_steps == 0:
             raise ValueError("epochs and max_steps are both 0, expected one of them above 0")
 
@@ -154,6 +156,24 @@ def load_config(path: Path | None = None, **overrides: object) -> TrainConfig:
             raise MedretError(f"{where}: is no TOML file ({error}). Expected lines such as: batch_size = 64") from error
         config = _changed(config, values, where)
     return _changed(config, {key: value for key, value in overrides.items() if value is not None}, "settings given")
+
+
+def parse_settings(given: Sequence[str]) -> dict[str, object]:
+    """Settings as a command line has them, KEY=VALUE, the value as in TOML; a word without quotes is a text.
+
+    Raises:
+        MedretError: If one has no "=".
+    """
+    settings: dict[str, object] = {}
+    for entry in given:
+        key, equals, value = entry.partition("=")
+        if not equals:
+            raise MedretError(f"setting {entry!r}: has no '=', expected KEY=VALUE, such as batch_size=64")
+        try:
+            settings[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[key.strip()] = value.strip()
+    return settings
 
 
 def ready_configurations() -> list[str]:
