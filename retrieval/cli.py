@@ -1,9 +1,9 @@
 """The command line: parse, call one function, print."""
 
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from encoders.device import choose_device
 from encoders.errors import MedretError
+from retrieval.terminal import progress_bar
 
 if TYPE_CHECKING:
     from index.corpora.readers import Corpus
-    from index.encode import EncodeSummary
-    from retrieval.engine import SearchEngine
+    from index.encode import EncodeOptions
+    from index.manifest import IndexManifest
+    from retrieval.engine import Answer, SearchEngine
+    from retrieval.evaluation import EvaluationResult
 
 app = typer.Typer(
     name="medret",
@@ -51,6 +55,29 @@ class Vector(StrEnum):
     features = "features"
 
 
+class Benchmark(StrEnum):
+    """What can be measured."""
+
+    label_precision = "label-precision"
+    report_recall = "report-recall"
+    chexpert_8x200 = "chexpert-8x200"
+
+
+class By(StrEnum):
+    """What is ranked."""
+
+    image = "image"
+    study = "study"
+
+
+class Uncertain(StrEnum):
+    """What an uncertain label counts as."""
+
+    negative = "negative"
+    positive = "positive"
+    ignore = "ignore"
+
+
 CorpusPath = Annotated[Path, typer.Argument(help="A corpus folder (MIMIC-CXR-JPG, CheXpert, OpenI, DICOM) or a table of images and texts.")]
 CorpusFormat = Annotated[
     str | None, typer.Option("--format", help="mimic-cxr-jpg, chexpert, openi, dicom or table; recognised from the folder when not given.")
@@ -64,6 +91,7 @@ Splits = Annotated[list[str] | None, typer.Option("--split", help="Only records 
 Vectors = Annotated[str, typer.Option(help="joint, features (the encoder's output before projection), or joint,features.")]
 Units = Annotated[str, typer.Option("--text-unit", help="report, sentence, or report,sentence.")]
 KeyFile = Annotated[Path | None, typer.Option(help="Replace patient, study and file ids by hashes keyed with this file.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images or texts in a forward pass.")]
 INDEX = Path("medret-index")
 
 
@@ -96,9 +124,341 @@ def corpus(
     from index.corpora.summary import render_summary, summarise_corpus
 
     opened = _open_corpus(path, format, reports, column, labels)
-    with _progress("checking", "image") as progress:
+    with progress_bar("checking", "image") as progress:
         summary = summarise_corpus(opened, check_images=check_images, progress=progress)
     print(json.dumps(summary.to_dict(), indent=2) if as_json else render_summary(summary))
+
+
+@app.command()
+def train(
+    path: CorpusPath,
+    out: Annotated[Path, typer.Option(help="Folder of the run: best/, last/, metrics.csv, curves.png, config.toml.")],
+    objective: Annotated[str | None, typer.Option(help="convirt.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings, or a ready one: convirt-published.toml.")] = None,
+    image: Annotated[str | None, typer.Option(help="Image encoder: a preset (tiny, resnet50, ...) or a Hugging Face folder.")] = None,
+    image_weights: Annotated[str | None, typer.Option(help="Weights of a preset that takes them (efficientnet-lite0: imagenet).")] = None,
+    text: Annotated[str | None, typer.Option(help="Text encoder: tiny, bert-base or a Hugging Face folder of the BERT family.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the pairs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Pairs in a step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, order, sentences and augmentation.")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="Any other setting: KEY=VALUE as in TOML; repeatable.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Where decoded images are kept; OUT/cache when not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in OUT and start again.")] = False,
+    device: Device = None,
+    format: CorpusFormat = None,
+    reports: Reports = None,
+    column: Columns = None,
+) -> None:
+    """Learn an encoder from the images and reports of a corpus."""
+    from retrieval.evaluation import paired_validator
+    from retrieval.tables import render_metrics
+    from train.config import load_config, parse_settings
+    from train.run import train_corpus
+
+    named = {"objective": objective, "image": image, "image_weights": image_weights, "text": text}
+    named |= {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+    settings = load_config(config, **{**parse_settings(setting or []), **{key: value for key, value in named.items() if value is not None}})
+    with progress_bar("decoding", "image") as decoding, progress_bar("training", "step") as steps:
+        result = train_corpus(
+            _open_corpus(path, format, reports, column),
+            settings,
+            out,
+            validator=lambda pairs: paired_validator(pairs.films, [" ".join(sentences) for sentences in pairs.sentences], _labels(pairs)),
+            cache_folder=cache,
+            device=choose_device(device),
+            resume=resume,
+            overwrite=overwrite,
+            decoding=decoding,
+            progress=lambda done, total, loss: steps(done, total, f"loss {loss:.3f}"),
+            report=lambda row: steps.say(render_metrics(row)),
+        )
+    for note in result.notes:
+        _note(note)
+    print(f"{result.stopped} after {result.steps} steps; best: {render_metrics(result.best_row)}")
+    print(f"encoder: {result.best or result.last}; curves: {out / 'curves.png'}")
+
+
+@app.command()
+def encode(
+    path: CorpusPath,
+    encoder: Annotated[Path, typer.Option(help="A checkpoint, or the folder of a training run (its best).")],
+    out: Annotated[Path, typer.Option(help="Shards folder; run again to go on where a run was stopped.")],
+    vectors: Vectors = "joint",
+    text_unit: Units = "report",
+    split: Splits = None,
+    pseudonymise: KeyFile = None,
+    dtype: Annotated[str, typer.Option(help="float32, or float16 for half the space.")] = "float32",
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    format: CorpusFormat = None,
+    reports: Reports = None,
+    column: Columns = None,
+    labels: Labels = None,
+) -> None:
+    """Encode the images and reports of a corpus into Arrow shards."""
+    options = _encode_options(vectors, text_unit, split, pseudonymise, dtype, batch_size)
+    _encode(_open_corpus(path, format, reports, column, labels), encoder, out, options, device)
+
+
+@app.command("build-index")
+def build_index(
+    source: Annotated[Path, typer.Argument(help="A shards folder, or a corpus together with --encoder.")],
+    out: Annotated[Path, typer.Option(envvar="MEDRET_INDEX", help="Index folder.")] = INDEX,
+    encoder: Annotated[Path | None, typer.Option(help="A checkpoint or training run; needed for a corpus.")] = None,
+    kind: Annotated[str, typer.Option(help="flat: exact.")] = "flat",
+    vectors: Vectors = "joint",
+    text_unit: Units = "report",
+    split: Splits = None,
+    pseudonymise: KeyFile = None,
+    dtype: Annotated[str, typer.Option(help="float32, or float16 for half the space.")] = "float32",
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    format: CorpusFormat = None,
+    reports: Reports = None,
+    column: Columns = None,
+    labels: Labels = None,
+) -> None:
+    """Build an index from shards, or from a corpus (which is encoded first, into OUT/shards)."""
+    from index.manifest import holds_shards
+    from index.vector_index import build_index as build
+
+    shards = source
+    if not holds_shards(source):
+        if encoder is None:
+            raise MedretError(f"{source}: is no shards folder; for a corpus name the encoder: medret build-index {source} --encoder RUN")
+        options = _encode_options(vectors, text_unit, split, pseudonymise, dtype, batch_size)
+        shards = out / "shards"
+        _encode(_open_corpus(source, format, reports, column, labels), encoder, shards, options, device)
+    if encoder is None:
+        raise MedretError(f"{source}: name the encoder that made these shards: medret build-index {source} --encoder RUN")
+    _say_index(out, build(shards, out, encoder, kind))
+
+
+@app.command()
+def query(
+    text: Annotated[str | None, typer.Option("--text", help="A finding or a report, in plain words.")] = None,
+    image: Annotated[Path | None, typer.Option("--image", help="A film: JPEG, PNG or DICOM.")] = None,
+    id: Annotated[str | None, typer.Option("--id", help="A record of the index.")] = None,
+    find: Annotated[Find, typer.Option(help="What to look for.")] = Find.images,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
+    index_dir: Index = INDEX,
+    split: Splits = None,
+    exclude_same_patient: Annotated[
+        bool | None,
+        typer.Option("--exclude-same-patient/--include-same-patient", help="On where the query is a record of the corpus."),
+    ] = None,
+    vector: Annotated[Vector, typer.Option(help="features: the encoder's output before projection.")] = Vector.joint,
+    format: Annotated[Format, typer.Option(help="How to print them.")] = Format.table,
+    with_ids: Annotated[bool, typer.Option("--with-ids", help="HTML: name patients, records and paths.")] = False,
+    encoder: Annotated[Path | None, typer.Option(help="Use this copy of the index's encoder; another encoder is refused.")] = None,
+    device: Device = None,
+) -> None:
+    """Print the k records that answer a text, an image or a record best."""
+    if sum(given is not None for given in (text, image, id)) != 1:
+        raise typer.BadParameter("give one of --text, --image and --id")
+    from retrieval.engine import Query, SearchEngine
+
+    engine = SearchEngine.load(index_dir, encoder, choose_device(device))
+    asked = Query(
+        text=text,
+        image=image,
+        id=id,
+        find=find.value,
+        k=k,
+        splits=tuple(split) if split else None,
+        exclude_same_patient=exclude_same_patient,
+        vector=vector.value,
+    )
+    answer = engine.search(asked)
+    for note in answer.notes:
+        _note(note)
+    _print_answer(engine, answer, format, with_ids)
+
+
+@app.command()
+def evaluate(
+    benchmark: Annotated[Benchmark, typer.Argument(help="What to measure.")],
+    lists: Annotated[Path | None, typer.Argument(help="chexpert-8x200: the folder of the published lists.")] = None,
+    index_dir: Index = INDEX,
+    direction: Annotated[list[str] | None, typer.Option("--direction", help="text-image, image-image, ...; all when not given.")] = None,
+    split: Splits = None,
+    view: Annotated[list[str] | None, typer.Option("--view", help="Only images of this view; repeatable.")] = None,
+    k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Cut-offs; repeatable.")] = None,
+    by: Annotated[By, typer.Option(help="Candidates: images, or each study by its best image.")] = By.image,
+    uncertain: Annotated[Uncertain, typer.Option(help="What an uncertain label of a candidate counts as.")] = Uncertain.negative,
+    exclude_same_patient: Annotated[
+        bool | None,
+        typer.Option("--exclude-same-patient/--include-same-patient", help="For image queries; on, but off for chexpert-8x200."),
+    ] = None,
+    max_queries: Annotated[int, typer.Option(min=1, help="label-precision: image queries of each finding.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Draws those queries.")] = 0,
+    image_vector: Annotated[Vector | None, typer.Option(help="What image-image compares; chexpert-8x200: features, else joint.")] = None,
+    image_root: Annotated[Path | None, typer.Option(help="chexpert-8x200: encode just the listed images, from here.")] = None,
+    encoder: Annotated[Path | None, typer.Option(help="With --image-root: the encoder; else a check of the index's own.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")] = None,
+    html_out: Annotated[Path | None, typer.Option("--html", help="Write the result and some of its queries as one HTML page.")] = None,
+    with_ids: Annotated[bool, typer.Option("--with-ids", help="HTML: name patients, records and paths.")] = False,
+    device: Device = None,
+) -> None:
+    """Score retrieval on a benchmark, with the level of chance beside each figure."""
+    from retrieval.engine import SearchEngine
+    from retrieval.tables import render_result
+
+    if (lists is None) == (benchmark is Benchmark.chexpert_8x200):
+        raise typer.BadParameter("chexpert-8x200 needs the folder of its lists: medret evaluate chexpert-8x200 LISTS; the others take none")
+    options: dict[str, Any] = {"directions": direction or None, "ks": k or None}
+    if benchmark is not Benchmark.chexpert_8x200:
+        options |= {"splits": split or None, "views": view or None, "by": by.value}
+    if benchmark is not Benchmark.report_recall:
+        options |= {"exclude_same_patient": exclude_same_patient, "vector": image_vector and image_vector.value}
+    if benchmark is Benchmark.label_precision:
+        options |= {"uncertain": uncertain.value, "max_queries": max_queries, "seed": seed}
+    options = {key: value for key, value in options.items() if value is not None}
+    with _listed_index(lists, image_root, encoder, device) as listed:
+        engine = SearchEngine.load(listed or index_dir, encoder, choose_device(device))
+        result = _run_benchmark(engine, benchmark, lists, options)
+        content = result.to_dict()
+        print(render_result(content))
+        if json_out is not None:
+            _write(json_out, json.dumps(content, indent=2) + "\n")
+        if html_out is not None:
+            from retrieval.report import render_evaluation
+
+            _write(html_out, render_evaluation(engine, content, splits=split or None, with_ids=with_ids))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, and what is wrong with it."""
+    from retrieval.doctor import examine, render_checks
+
+    checks = list(examine())
+    print(render_checks(checks))
+    if any(check.fatal for check in checks):
+        raise MedretError("this installation cannot work; the lines marked ! say what to do")
+
+
+def _open_corpus(path: Path, format: str | None, reports: Path | None, column: list[str] | None, labels: str | None = None) -> "Corpus":
+    from index.corpora.readers import open_corpus
+
+    opened = open_corpus(path, format, reports=reports, columns=_columns(column), labels=labels)
+    if opened.recognised:
+        _note(f"{path}: read as {opened.format}")
+    return opened
+
+
+def _columns(pairs: list[str] | None) -> dict[str, str] | None:
+    if not pairs:
+        return None
+    if unclear := next((pair for pair in pairs if "=" not in pair), None):
+        raise typer.BadParameter(f"--column {unclear}: expected NAME=COLUMN, e.g. --column patient=subject")
+    return {name.strip(): column for name, column in (pair.split("=", 1) for pair in pairs)}
+
+
+def _encode_options(
+    vectors: str, text_unit: str, split: list[str] | None, pseudonymise: Path | None, dtype: str, batch_size: int
+) -> "EncodeOptions":
+    from index.encode import EncodeOptions
+    from index.pseudonyms import read_key
+
+    key = None if pseudonymise is None else read_key(pseudonymise)
+    try:
+        return EncodeOptions(
+            vectors=tuple(vectors.split(",")),
+            text_units=tuple(text_unit.split(",")),
+            splits=tuple(split) if split else None,
+            pseudonym_key=key,
+            dtype=dtype,
+            batch_size=batch_size,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _encode(corpus: "Corpus", encoder: Path, out: Path, options: "EncodeOptions", device: str | None) -> None:
+    from encoders.checkpoint import find_checkpoint, load_checkpoint
+    from index.encode import encode_corpus
+
+    loaded = load_checkpoint(find_checkpoint(encoder), choose_device(device))
+    with progress_bar("encoding", "row") as progress:
+        summary = encode_corpus(
+            corpus, loaded, out, options=options, progress=lambda modality, done, total: progress(done, total, modality)
+        )
+    held = [("images", summary.images), ("reports", summary.reports), ("sentences", summary.sentences)]
+    print(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in held if count) + f" by encoder {summary.encoder}")
+    if summary.resumed_shards:
+        _note(f"{summary.resumed_shards} of {summary.shards} shards were there from an earlier run")
+    if summary.without_text:
+        _note(f"{summary.without_text} studies have no text in the sections that are encoded")
+    if summary.texts_cut:
+        _note(f"{summary.texts_cut} texts are longer than the encoder reads ({loaded.config.max_tokens} tokens); their ends were cut")
+    if summary.failures:
+        _note(f"{summary.failures} images could not be encoded; {out / 'failures.csv'} says why")
+    if options.pseudonym_key is not None:
+        _note("report text is kept as it stands, and text burned into pixels shapes the vectors: look before you share this folder")
+
+
+def _say_index(out: Path, manifest: "IndexManifest") -> None:
+    for entry in manifest.indexes:
+        print(f"{out}: {entry.kind} index of {entry.rows:,} {entry.modality} by {entry.vector} vectors ({entry.dimension}-d)")
+
+
+@contextmanager
+def _listed_index(lists: Path | None, image_root: Path | None, encoder: Path | None, device: str | None) -> Iterator[Path | None]:
+    """An index of just the images of the published lists, gone afterwards; None where one exists already."""
+    if image_root is None:
+        yield None
+        return
+    if lists is None or encoder is None:
+        raise typer.BadParameter("--image-root goes with chexpert-8x200 and --encoder")
+    from index.encode import EncodeOptions
+    from index.vector_index import build_index as build
+    from retrieval.published_lists import listed_corpus, load_published_lists
+
+    corpus = listed_corpus(load_published_lists(lists), image_root)
+    with tempfile.TemporaryDirectory(prefix="medret-") as folder:
+        out = Path(folder) / "index"
+        _encode(corpus, encoder, out / "shards", EncodeOptions(vectors=("joint", "features")), device)
+        build(out / "shards", out, encoder)
+        yield out
+
+
+def _run_benchmark(engine: "SearchEngine", benchmark: Benchmark, lists: Path | None, options: dict[str, Any]) -> "EvaluationResult":
+    from retrieval import evaluation
+
+    if benchmark is Benchmark.label_precision:
+        return evaluation.evaluate_label_precision(engine, **options)
+    if benchmark is Benchmark.report_recall:
+        return evaluation.evaluate_report_recall(engine, **options)
+    assert lists is not None
+    if "vector" in options:
+        options["image_vector"] = options.pop("vector")
+    return evaluation.evaluate_chexpert_8x200(engine, lists, **options)
+
+
+def _print_answer(engine: "SearchEngine", answer: "Answer", format: Format, with_ids: bool) -> None:
+    if format is Format.json:
+        print(json.dumps([hit.to_dict() for hit in answer.hits], indent=2, ensure_ascii=False))
+    elif format is Format.html:
+        from retrieval.report import render_answers
+
+        print(render_answers(engine, [answer], with_ids=with_ids))
+    else:
+        from retrieval.tables import render_answer
+
+        print(render_answer(answer))
+
+
+def _write(path: Path, text: str) -> None:
+    from encoders.atomic import whole_file
+
+    with whole_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def _note(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr)
 
 
 def main() -> None:

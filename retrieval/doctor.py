@@ -5,9 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
-from pathlib import Path
 
-NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")  # written by the kernel module, whatever is installed beside it
 _PACKAGES = ("medret", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "pillow")
 
 
@@ -117,6 +115,8 @@ def render_checks(checks: Sequence[Check], emphasise: Callable[[str], str] = str
 
 def _examine_cuda(distributions: Sequence[str]) -> Iterator[Check]:
     import torch
+
+    from encoders.device import NVIDIA_DRIVER
 
     yield from check_cuda(NVIDIA_DRIVER.exists(), torch.version.cuda, torch.cuda.is_available(), _cuda_major(distributions))
 

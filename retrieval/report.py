@@ -2,81 +2,126 @@
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from encoders.errors import MedretError
 from encoders.pixels import read_image
-from retrieval.engine import Answer, Hit
+from index.corpora.record import LabelState
+from retrieval.engine import Answer, Hit, Query, SearchEngine
+from retrieval.filters import rows_with
+from retrieval.prompts import FINDING_PROMPTS
 
 THUMBNAIL = 420  # pixels on the longer side: sharp at the 210 CSS pixels the page shows
+EXAMPLES = 5  # hits of each example query on an evaluation's page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """An answer on the page, with what was asked.
-
-    Attributes:
-        answer: The ranked hits.
-        text: The text of the query, or None.
-        image: The query's image file, or None.
-        summary: One line about the query ("text → images").
-        relevant_finding: Marks each hit by whether it is positive for this finding; None marks nothing.
-    """
+class _Shown:
+    """An answer on the page; `finding` marks each hit by whether it is positive for it."""
 
     answer: Answer
-    text: str | None = None
-    image: Path | None = None
-    summary: str = ""
-    relevant_finding: str | None = None
+    query_image: Path | None = None
+    finding: str | None = None
 
 
-def render_page(
-    title: str,
-    shown: Sequence[Shown],
-    *,
-    encoder: str,
-    results: Iterable[Mapping[str, Any]] = (),
-    lead: str = "",
-    with_ids: bool = False,
-) -> str:
-    """Render answers and evaluation results as one HTML page without outside references.
+def render_answers(engine: SearchEngine, answers: Sequence[Answer], *, with_ids: bool = False) -> str:
+    """Render answers as one HTML page without outside references.
 
     Args:
-        title: Heading of the page.
-        shown: The answers, in the order of the page.
-        encoder: Fingerprint of the encoder that ranked them.
-        results: Evaluation results as dictionaries (`EvaluationResult.to_dict()`).
-        lead: A sentence under the heading.
+        engine: What answered.
+        answers: In the order of the page.
         with_ids: Name patients, studies, records and paths; otherwise none of them appears.
 
     Returns:
         The page. Films are embedded as JPEG of at most 420 pixels a side.
     """
+    shown = [_Shown(answer=answer, query_image=_query_image(engine, answer.query)) for answer in answers]
+    return _render("Answers", "", shown, [], engine, with_ids)
+
+
+def render_evaluation(
+    engine: SearchEngine, result: Mapping[str, Any], *, splits: Sequence[str] | None = None, with_ids: bool = False
+) -> str:
+    """Render an evaluation as one HTML page: its figures beside chance, and examples of what was ranked.
+
+    Args:
+        engine: What was evaluated.
+        result: `EvaluationResult.to_dict()`.
+        splits: The splits that the evaluation was restricted to; the examples are, too.
+        with_ids: Name patients, studies, records and paths; otherwise none of them appears.
+    """
+    findings = [name for name in result["per_class"] if name in FINDING_PROMPTS]
+    shown = [*_text_examples(engine, findings, splits), *_image_examples(engine, findings, splits)]
+    lead = "How often the first k answers are right, beside how often a random order would be."
+    return _render(f"medret evaluate {result['benchmark']}", lead, shown, _tables(result), engine, with_ids)
+
+
+def _text_examples(engine: SearchEngine, findings: Sequence[str], splits: Sequence[str] | None) -> list[_Shown]:
+    """The first built-in prompt of each finding."""
+    chosen = tuple(splits) if splits else None
+    queries = [Query(text=FINDING_PROMPTS[finding][0], k=EXAMPLES, splits=chosen) for finding in findings]
+    return [_Shown(answer=engine.search(query), finding=finding) for query, finding in zip(queries, findings, strict=True)]
+
+
+def _image_examples(engine: SearchEngine, findings: Sequence[str], splits: Sequence[str] | None, at_most: int = 4) -> list[_Shown]:
+    """For some findings, an image that is positive for it, asking for images and for reports."""
+    table = engine.table("images")
+    chosen = tuple(splits) if splits else None
+    allowed = np.ones(table.rows, dtype=np.bool_) if chosen is None else rows_with(table, "split", chosen)
+    shown = []
+    for finding in [name for name in findings if name != "No Finding"][:at_most]:
+        positive = np.flatnonzero(allowed & (table.labels([finding])[:, 0] == LabelState.POSITIVE))
+        if len(positive) == 0:
+            continue
+        id = table.ids(positive[:1])[0]
+        for find in ("images", "reports") if "reports" in engine.modalities else ("images",):
+            answer = engine.search(Query(id=id, find=find, k=EXAMPLES, splits=chosen))
+            shown.append(_Shown(answer=answer, query_image=_query_image(engine, answer.query), finding=finding))
+    return shown
+
+
+def _query_image(engine: SearchEngine, query: Query) -> Path | None:
+    """The film that was asked with, if any."""
+    if query.id is None:
+        return query.image
+    return engine.image_path(query.id)
+
+
+def _render(
+    title: str, lead: str, shown: Sequence[_Shown], tables: Sequence[Mapping[str, Any]], engine: SearchEngine, with_ids: bool
+) -> str:
     environment = Environment(
         loader=PackageLoader("retrieval", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    page = environment.get_template("results.html.jinja")
-    tables = [table for result in results for table in _tables(result)]
-    answers = [_answer(one, with_ids) for one in shown]
-    return page.render(
-        title=title, lead=lead, answers=answers, results=tables, encoder=encoder, version=version("medret"), with_ids=with_ids
+    return environment.get_template("results.html.jinja").render(
+        title=title,
+        lead=lead,
+        answers=[_answer(one, with_ids) for one in shown],
+        results=tables,
+        encoder=engine.fingerprint,
+        version=version("medret"),
+        with_ids=with_ids,
     )
 
 
-def _answer(shown: Shown, with_ids: bool) -> dict[str, Any]:
+def _answer(shown: _Shown, with_ids: bool) -> dict[str, Any]:
+    query = shown.answer.query
+    asked = "text" if query.text is not None else "film" if query.image is not None or shown.query_image else "record"
+    about = f", of a film positive for {shown.finding}" if shown.finding and asked == "film" else ""
     return {
-        "text": shown.text,
-        "image": _thumbnail(shown.image),
-        "summary": shown.summary,
+        "text": query.text,
+        "image": _thumbnail(shown.query_image),
+        "summary": f"{asked} → {query.find}{about}",
         "notes": shown.answer.notes,
-        "hits": [_hit(hit, shown.relevant_finding, with_ids) for hit in shown.answer.hits],
+        "hits": [_hit(hit, shown.finding, with_ids) for hit in shown.answer.hits],
     }
 
 

@@ -29,6 +29,11 @@ def render_result(result: Mapping[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
+def render_metrics(row: Mapping[str, float]) -> str:
+    """Lay named figures out in one line: whole numbers as such, others with four digits."""
+    return ", ".join(f"{name} {value:.0f}" if float(value).is_integer() else f"{name} {value:.4g}" for name, value in row.items())
+
+
 def _hit_row(hit: Hit) -> list[str]:
     positive = ", ".join(finding for finding, state in hit.labels.items() if state == "positive")
     report = " ".join((hit.text or "").split())
