@@ -1,8 +1,10 @@
 """From a question to ranked records: the one search path of the command line, the page and the evaluations."""
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.errors import MedretError
+from index.corpora.csvfile import read_csv
 from retrieval.answers import Answer, Hit, Query, Ranking
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ class SearchEngine:
     The encoder is loaded when a text or an image is first asked for: a stored record needs none.
     """
 
-    def __init__(self, opened: "OpenedIndex", encoder_folder: Path, device: str = "cpu") -> None:
+    def __init__(self, opened: "OpenedIndex", encoder_folder: Path, device: str | None = None) -> None:
         self.opened = opened
         self.encoder_folder = encoder_folder
         self.device = device
@@ -46,14 +49,14 @@ class SearchEngine:
         self._loading = threading.Lock()
 
     @classmethod
-    def load(cls, index_dir: Path | str, encoder: Path | str | None = None, device: str = "cpu") -> "SearchEngine":
+    def load(cls, index_dir: Path | str, encoder: Path | str | None = None, device: str | None = None) -> "SearchEngine":
         """Open the index in `index_dir`.
 
         Args:
             index_dir: Folder made by 'medret build-index'.
             encoder: A checkpoint (or training run) to use instead of the index's own copy; it must be the same
                 encoder.
-            device: Where texts and images are encoded.
+            device: Where texts and images are encoded; None takes a GPU where there is one.
 
         Raises:
             MedretError: If the folder is no whole index, or the encoder is another one.
@@ -71,9 +74,12 @@ class SearchEngine:
         """The encoder, loaded on first use; loading checks its fingerprint."""
         with self._loading:
             if self._encoder is None:
+                import torch
+
                 from encoders.checkpoint import load_checkpoint
 
-                self._encoder = load_checkpoint(self.encoder_folder, self.device)
+                device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+                self._encoder = load_checkpoint(self.encoder_folder, device)
             return self._encoder
 
     @property
@@ -207,14 +213,29 @@ class SearchEngine:
 
     def _ask_image(self, path: Path, vector: str) -> _Asked:
         asked = _Asked(self.encode_image(path, vector), "image")
-        root = self.opened.shards.manifest.corpus.get("root")
-        path = Path(path).absolute()
-        if root is not None and "images" in self.modalities and path.is_relative_to(root):
-            table = self.table("images")
-            rows = table.rows_of("path", [str(path.relative_to(root))])
-            if len(rows):
-                asked.home, asked.row, asked.record = "images", int(rows[0]), table.records(rows[:1])[0]
+        row = self._row_of_file(Path(path).absolute()) if "images" in self.modalities else None
+        if row is not None:
+            rows = np.array([row], dtype=np.int64)
+            asked.home, asked.row, asked.record = "images", row, self.table("images").records(rows)[0]
         return asked
+
+    def _row_of_file(self, path: Path) -> int | None:
+        """The image record of the corpus that this file is."""
+        table = self.table("images")
+        if self.opened.shards.manifest.pseudonymised:
+            return next((table.find(id) for id, held in self._private_paths.items() if held == path), None)
+        root = self.opened.shards.manifest.corpus.get("root")
+        stored = path.relative_to(root) if root is not None and path.is_relative_to(root) else path
+        rows = table.rows_of("path", [str(stored)])
+        return int(rows[0]) if len(rows) else None
+
+    @cached_property
+    def _private_paths(self) -> Mapping[str, Path]:
+        """Where the images of a pseudonymised index are, for those who may read the table; nothing for others."""
+        table = self.opened.shards.folder / "private" / "paths.csv"
+        if not os.access(table, os.R_OK):
+            return {}
+        return {row["id"]: Path(row["path"]) for row in read_csv(table, ("id", "path"))}
 
     def _left_out(self, query: Query, asked: _Asked) -> NDArray[np.int64]:
         """The rows that must not answer: the record that asks, and its patient's; says so in the notes."""
@@ -264,15 +285,14 @@ class SearchEngine:
         if "reports" not in self.modalities:
             return [None] * len(records)
         reports = self.table("reports")
-        studies = {record["study_id"] for record in records} - {None}
-        alone = {record["id"] for record in records if record["study_id"] is None}
-        found = reports.records(np.union1d(reports.rows_of("study_id", studies), reports.rows_of("id", alone)))
-        by_study = {report["study_id"]: report["text"] for report in reversed(found)}
-        by_id = {report["id"]: report["text"] for report in found}
-        return [by_id.get(record["id"]) if record["study_id"] is None else by_study.get(record["study_id"]) for record in records]
+        units = [record["study_id"] or record["id"] for record in records]  # what a report is called
+        texts = {report["id"]: report["text"] for report in reports.records(reports.rows_of("id", units))}
+        return [texts.get(unit) for unit in units]
 
     def _paths(self, record: Mapping[str, Any]) -> tuple[Path | None, Path | None]:
         """The path that a hit may name, and the one to show the image from."""
+        if self.opened.shards.manifest.pseudonymised:
+            return None, self._private_paths.get(record["id"])
         path = None if record["path"] is None else Path(record["path"])
         return path, path
 

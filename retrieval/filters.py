@@ -22,13 +22,18 @@ def rows_with(table: "ShardTable", column: str, wanted: Sequence[str]) -> NDArra
         MedretError: If no row has such a value; the values that there are, are named.
     """
     values = np.asarray(table.column(column), dtype=object)
-    marked = np.isin(values.astype(str), list(wanted)) & np.not_equal(values, None)
+    marked: NDArray[np.bool_] = np.isin(values.astype(str), list(wanted)) & present(values)
     if not marked.any():
         known = sorted({str(value) for value in values if value is not None})
         raise MedretError(
             f"no record has {column} {' or '.join(wanted)}; choose from what the index holds: {', '.join(known[:12]) or 'none'}"
         )
     return marked
+
+
+def present(values: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """Mark the values of a column that are not None."""
+    return np.fromiter((value is not None for value in values), dtype=np.bool_, count=len(values))
 
 
 def number_values(
@@ -67,18 +72,26 @@ class Groups:
         return self._order[start:stop]
 
 
-def same_group_rows(
-    values: Sequence[str | None] | NDArray[np.object_], candidates: Sequence[str | None] | NDArray[np.object_]
-) -> list[NDArray[np.int64]]:
-    """Find, for each query, the candidate rows of the same patient (or study).
+def same_owner_rows(asking: "ShardTable", rows: NDArray[np.int64], candidates: "ShardTable") -> list[NDArray[np.int64]]:
+    """Find, for each asking record, the candidates of its patient; of its study where its source names no patient.
 
     Args:
-        values: Q ids, None where a query has none.
-        candidates: N ids, None where a candidate has none.
+        asking: The records that ask.
+        rows: (Q,) int64, their rows.
+        candidates: The records that may be found.
 
     Returns:
         Q arrays of int64 candidate rows, ascending.
     """
-    asked, held = number_values(values, candidates)
+    asked, held = number_values(_owners(asking)[rows], _owners(candidates))
     groups = Groups(held)
     return [groups.rows(int(number)) for number in asked]
+
+
+def _owners(table: "ShardTable") -> NDArray[np.object_]:
+    owners = np.full(table.rows, None, dtype=object)
+    for column in ("study_id", "patient_id"):  # the patient is written last
+        values = table.column(column)
+        known = present(values)
+        owners[known] = [f"{column} {value}" for value in values[known]]
+    return owners

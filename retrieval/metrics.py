@@ -121,6 +121,28 @@ def first_relevant_rank(relevance: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.where(relevance.any(axis=1), first, np.inf)
 
 
+def first_match_ranks(
+    scores: NDArray[np.float32], query_numbers: NDArray[np.int64], candidate_numbers: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Find the rank, from 1, of the best candidate that bears its query's number, without sorting anything.
+
+    Args:
+        scores: (Q, M) float32.
+        query_numbers: (Q,) int64.
+        candidate_numbers: (M,) int64; equal scores rank in the order of the candidates.
+
+    Returns:
+        (Q,) float64, infinity where no candidate bears the number.
+    """
+    own = query_numbers[:, None] == candidate_numbers[None, :]  # (Q, M)
+    own_scores = np.where(own, scores, np.float32(-np.inf))
+    place = own_scores.argmax(axis=1)[:, None]  # the first of the best
+    best = np.take_along_axis(scores, place, axis=1)
+    ahead = np.count_nonzero(scores > best, axis=1)
+    tied = np.count_nonzero((scores == best) & (np.arange(scores.shape[1]) < place), axis=1)
+    return np.where(own.any(axis=1), 1.0 + ahead + tied, np.inf)
+
+
 def recall_at_k(ranks: NDArray[np.float64], k: int) -> float:
     """Compute R@k, the fraction of queries whose first relevant answer is among the first k.
 

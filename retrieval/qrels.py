@@ -29,9 +29,12 @@ class LabelRelevance:
     positive: NDArray[Any]
     judged: NDArray[Any]
 
-    def bit(self, finding: str) -> Any:
-        """Return the mask with the one bit of `finding`, of the masks' own type."""
-        return self.positive.dtype.type(1) << self.positive.dtype.type(self.findings.index(finding))
+    @property
+    def bits(self) -> NDArray[Any]:
+        """The (K,) masks that hold one finding each, of the masks' own type."""
+        kind = self.positive.dtype
+        bits: NDArray[Any] = np.left_shift(kind.type(1), np.arange(len(self.findings), dtype=kind))
+        return bits
 
 
 def read_relevance(labels: NDArray[np.int8], findings: Sequence[str], uncertain: UncertainPolicy = "negative") -> LabelRelevance:

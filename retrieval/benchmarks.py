@@ -1,0 +1,304 @@
+"""The benchmarks: which queries are put to which candidates, and what counts as relevant."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.errors import MedretError
+from index.corpora.chexpert_fields import chexpert_id
+from index.corpora.record import LabelState
+from retrieval.engine import SearchEngine
+from retrieval.filters import present, rows_with
+from retrieval.prompts import prompts_for
+from retrieval.published_lists import PublishedLists, list_labels, missing_images
+from retrieval.qrels import STATES, LabelRelevance, UncertainPolicy, number_texts, read_relevance
+
+if TYPE_CHECKING:
+    from index.shards import ShardTable
+
+PUBLISHED_DIRECTIONS = ("image-image", "text-image")
+LABEL_DIRECTIONS = ("text-image", "image-image", "image-report")
+RECALL_DIRECTIONS = ("image-report", "report-image")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelTask:
+    """One direction of a benchmark whose relevance comes from labels.
+
+    U items are asked about; an item that stands for several findings is several of the Q queries.
+
+    Attributes:
+        direction: "text-image", "image-image" or "image-report".
+        find: The modality that is ranked.
+        vector: "joint" or "features".
+        relevance: Labels of the rows of `find`.
+        allowed: (rows,) bool, the candidates.
+        texts: The U items where they are texts.
+        rows: (U,) int64 rows of the "images" where the items are images.
+        items: (Q,) int64, the item of each query.
+        classes: (Q,) int64, the finding of each query, as a place in `relevance.findings`.
+        left_out: Reason to the number of records or queries that it removed.
+    """
+
+    direction: str
+    find: str
+    vector: str
+    relevance: LabelRelevance
+    allowed: NDArray[np.bool_]
+    texts: tuple[str, ...] = ()
+    rows: NDArray[np.int64] | None = None
+    items: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def vectors(self, engine: SearchEngine) -> NDArray[np.float32]:
+        """Return the (U, D) float32 vectors of the items."""
+        if self.rows is None:
+            return engine.encode_texts(self.texts, self.vector)
+        return engine.stored_vectors("images", self.rows, self.vector)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairTask:
+    """Images and the report of each image's study, identical texts counted once.
+
+    Attributes:
+        images: (I,) int64 rows of the images that have a report.
+        image_text: (I,) int64, the text of each image's study, from 0 to T - 1.
+        image_study: (I,) int64, equal for the images of a study.
+        texts: (T,) int64, for each distinct text the first row of the reports that bears it.
+        left_out: Reason to the number of records that it removed.
+    """
+
+    images: NDArray[np.int64]
+    image_text: NDArray[np.int64]
+    image_study: NDArray[np.int64]
+    texts: NDArray[np.int64]
+    left_out: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which records take part.
+
+    Attributes:
+        splits: Records of these splits; None for all.
+        views: Images of these views, as the source spells them; None for all.
+    """
+
+    splits: tuple[str, ...] | None = None
+    views: tuple[str, ...] | None = None
+
+    def rows(self, table: "ShardTable") -> NDArray[np.bool_]:
+        """Mark the rows of a table that take part; views restrict images only."""
+        chosen = np.ones(table.rows, dtype=np.bool_)
+        if self.splits is not None:
+            chosen &= rows_with(table, "split", self.splits)
+        if self.views is not None and table.modality == "images":
+            chosen &= rows_with(table, "view", self.views)
+        return chosen
+
+
+def published_task(engine: SearchEngine, lists: PublishedLists, direction: str, vector: str) -> LabelTask:
+    """Set up one direction of chexpert-8x200: the listed queries, candidates and labels, as they are.
+
+    Args:
+        engine: An index that holds at least the listed images.
+        lists: The published lists.
+        direction: One of PUBLISHED_DIRECTIONS.
+        vector: "features" for image-image as published, "joint" for text-image.
+
+    Raises:
+        MedretError: If a listed image is not in the index, or the index has no such vectors.
+        ValueError: If the direction is not known, or texts are to be compared with features of images.
+    """
+    if direction not in PUBLISHED_DIRECTIONS:
+        raise ValueError(f"direction is {direction!r}, expected one of {PUBLISHED_DIRECTIONS}")
+    if direction == "text-image" and vector == "features":
+        raise ValueError("text-image with 'features' vectors: images and texts share the 'joint' ones only")
+    table = engine.table("images")
+    table.dimension(vector)  # before any work: names the vectors that are missing
+    by_image = direction == "image-image"
+    candidates = lists.image_candidates if by_image else lists.text_candidates
+    queries = lists.image_queries if by_image else lists.text_queries
+    asking = [chexpert_id(path) for _, path in queries] if by_image else []
+    found = _listed_rows(engine, asking, [candidate.id for candidate in candidates])
+    labels = list_labels(candidates, found[len(asking) :], table.rows, lists.classes)
+    allowed = np.zeros(table.rows, dtype=np.bool_)
+    allowed[found[len(asking) :]] = True
+    return LabelTask(
+        direction=direction,
+        find="images",
+        vector=vector,
+        relevance=read_relevance(labels, lists.classes),
+        allowed=allowed,
+        texts=() if by_image else tuple(text for _, text in queries),
+        rows=found[: len(asking)] if by_image else None,
+        items=np.arange(len(queries)),
+        classes=np.array([lists.classes.index(name) for name, _ in queries], dtype=np.int64),
+    )
+
+
+def _listed_rows(engine: SearchEngine, asking: Sequence[str], candidates: Sequence[str]) -> NDArray[np.int64]:
+    """The row of each listed image; a missing one is never replaced or passed over."""
+    ids = [*asking, *candidates]
+    known = {id: row for row, id in enumerate(engine.table("images").ids())}
+    missing = [id for id in ids if id not in known]
+    if missing:
+        where = "the index" if not engine.opened.shards.manifest.pseudonymised else "the index (its ids are pseudonyms)"
+        raise MedretError(missing_images(where, missing, len(ids)))
+    return np.array([known[id] for id in ids], dtype=np.int64)
+
+
+def label_task(
+    engine: SearchEngine,
+    direction: str,
+    *,
+    vector: str = "joint",
+    selection: Selection = Selection(),
+    findings: Sequence[str] | None = None,
+    uncertain: UncertainPolicy = "negative",
+    max_queries: int | None = None,
+    seed: int = 0,
+    prompts: Mapping[str, Sequence[str]] | None = None,
+) -> LabelTask:
+    """Set up one direction of label-precision.
+
+    Texts ask with the built-in prompts of each finding; images ask for each finding that they are positive for.
+
+    Args:
+        engine: The index to be scored.
+        direction: One of LABEL_DIRECTIONS.
+        vector: "joint" or, for image-image, "features".
+        selection: The records that are candidates and (for image queries) that ask.
+        findings: Those to ask for; all that the index has labels for by default.
+        uncertain: What an uncertain label counts as; queries are always images labelled positive.
+        max_queries: Image queries of each finding, drawn without replacement; None takes all.
+        seed: Of that draw.
+        prompts: Finding to texts, instead of the built-in ones.
+
+    Raises:
+        MedretError: If nothing in the selection is labelled, or no finding has a positive candidate.
+        ValueError: If the direction is not known, or texts are to be compared with features of images.
+    """
+    if direction not in LABEL_DIRECTIONS:
+        raise ValueError(f"direction is {direction!r}, expected one of {LABEL_DIRECTIONS}")
+    if vector == "features" and direction != "image-image":
+        raise ValueError(f"{direction} with 'features' vectors: images and texts share the 'joint' ones only")
+    find = "reports" if direction == "image-report" else "images"
+    names = tuple(engine.table(find).findings if findings is None else findings)
+    allowed, relevance, left_out = _labelled(engine.table(find), names, uncertain, selection)
+    askable = _askable(relevance, allowed, left_out)
+    texts: tuple[str, ...] = ()
+    rows: NDArray[np.int64] | None = None
+    if direction == "text-image":
+        texts, classes = _text_queries(names, askable, prompts or {})
+        items = np.arange(len(texts))
+    else:
+        rows, items, classes = _image_queries(engine.table("images"), names, askable, selection, max_queries, seed)
+    return LabelTask(
+        direction=direction,
+        find=find,
+        vector=vector,
+        relevance=relevance,
+        allowed=allowed,
+        texts=texts,
+        rows=rows,
+        items=items,
+        classes=classes,
+        left_out=left_out,
+    )
+
+
+def _labelled(
+    table: "ShardTable", names: tuple[str, ...], uncertain: UncertainPolicy, selection: Selection
+) -> tuple[NDArray[np.bool_], LabelRelevance, dict[str, int]]:
+    if not names:
+        raise MedretError(f"the {table.modality} of this index have no labels, so label-precision cannot be computed; use report-recall")
+    chosen = selection.rows(table)
+    labels = table.labels(names)
+    labelled = np.isin(labels, STATES).any(axis=1)
+    unlabelled = int(np.count_nonzero(chosen & ~labelled))
+    left_out = {f"{table.modality} without any label": unlabelled} if unlabelled else {}
+    if not (chosen & labelled).any():
+        raise MedretError(
+            f"none of the {int(chosen.sum())} selected {table.modality} has a label; select other records or use report-recall"
+        )
+    return chosen & labelled, read_relevance(labels, names, uncertain), left_out
+
+
+def _askable(relevance: LabelRelevance, allowed: NDArray[np.bool_], left_out: dict[str, int]) -> list[int]:
+    """The places of the findings with a positive candidate; the others are named in `left_out`."""
+    counts = [int(np.count_nonzero(relevance.positive[allowed] & relevance.judged[allowed] & bit)) for bit in relevance.bits]
+    without = [name for name, count in zip(relevance.findings, counts, strict=True) if not count]
+    if without:
+        left_out[f"findings without a positive candidate ({', '.join(without)})"] = len(without)
+    if len(without) == len(relevance.findings):
+        raise MedretError(f"no candidate is positive for any of {', '.join(without)}; select other records or findings")
+    return [place for place, count in enumerate(counts) if count]
+
+
+def _text_queries(
+    names: tuple[str, ...], askable: Sequence[int], prompts: Mapping[str, Sequence[str]]
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Every prompt of every finding, and the place of its finding."""
+    each = [(text, place) for place in askable for text in prompts.get(names[place]) or prompts_for(names[place])]
+    return tuple(text for text, _ in each), np.array([place for _, place in each], dtype=np.int64)
+
+
+def _image_queries(
+    table: "ShardTable", names: tuple[str, ...], askable: Sequence[int], selection: Selection, most: int | None, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The rows of the images that ask, and for each query its place among them and that of its finding."""
+    positive = table.labels(names) == LabelState.POSITIVE
+    positive &= selection.rows(table)[:, None]
+    drawn = []
+    for place in askable:
+        rows = np.flatnonzero(positive[:, place])
+        if most is not None and len(rows) > most:
+            rows = np.sort(np.random.default_rng([seed, place]).choice(rows, most, replace=False))
+        drawn.append(rows)
+    classes = np.repeat(np.array(askable, dtype=np.int64), [len(rows) for rows in drawn])
+    rows, items = np.unique(np.concatenate(drawn).astype(np.int64), return_inverse=True)
+    if not len(rows):
+        raise MedretError("no selected image is positive for a finding, so no image can ask; select other records or findings")
+    return rows, items.astype(np.int64), classes
+
+
+def pair_task(engine: SearchEngine, selection: Selection = Selection()) -> PairTask:
+    """Set up report-recall: every selected image with its study's report, every distinct text once.
+
+    Raises:
+        MedretError: If the index has no reports, or no selected image has one.
+    """
+    images, reports = engine.table("images"), engine.table("reports")
+    chosen = np.flatnonzero(selection.rows(images))
+    numbers = number_texts(list(reports.column("text")))
+    report_rows = _own_reports(images, reports, chosen)
+    has = (report_rows >= 0) & (numbers[report_rows] >= 0)
+    if not has.any():
+        raise MedretError(f"none of the {len(chosen)} selected images has a report; encode a corpus with reports, or select other records")
+    kept, own = chosen[has], report_rows[has]
+    distinct, image_text = np.unique(numbers[own], return_inverse=True)
+    found, first = np.unique(numbers, return_index=True)  # the first report row of each number
+    studies = images.codes("study_id")[kept].astype(np.int64)
+    studies = np.where(studies >= 0, studies, studies.max() + 1 + np.arange(len(kept)))
+    left_out = {"images without a report": int(len(chosen) - len(kept))} if len(kept) < len(chosen) else {}
+    return PairTask(
+        images=kept,
+        image_text=image_text.astype(np.int64),
+        image_study=studies,
+        texts=first[np.searchsorted(found, distinct)],
+        left_out=left_out,
+    )
+
+
+def _own_reports(images: "ShardTable", reports: "ShardTable", rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The report row of each image: the one whose id is the image's study, or the record itself without a study; or -1."""
+    studies = images.column("study_id")[rows]
+    units = np.where(present(studies), studies, np.array(images.ids(rows), dtype=object))
+    known = {id: row for row, id in enumerate(reports.ids())}
+    return np.array([known.get(unit, -1) for unit in units], dtype=np.int64)

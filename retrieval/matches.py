@@ -1,0 +1,98 @@
+"""Where a query's own candidate stands among all candidates: full rankings, without sorting them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.metrics import first_match_ranks
+
+if TYPE_CHECKING:
+    from index.shards import ShardTable
+
+_SCORES_AT_ONCE = 1 << 26  # 256 MiB of float32
+_ROWS_AT_ONCE = 8192
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """The queries or the candidates of a matching.
+
+    Attributes:
+        table: Where their vectors are.
+        rows: (N,) int64.
+        numbers: (N,) int64; a query and a candidate of the same number belong together.
+        groups: (N,) int64, equal for the rows that count as one, by their best; all with one number.
+    """
+
+    table: "ShardTable"
+    rows: Rows
+    numbers: Rows
+    groups: Rows
+
+
+def match_ranks(queries: Side, candidates: Side, vector: str = "joint") -> tuple[NDArray[np.float64], Rows]:
+    """Rank each query's own candidates among all: exact scores, ties by id, memory bounded.
+
+    Scores are float64 products rounded to float32, as the index gives them. Where rows are grouped, a group ranks by
+    its best row, and ties between groups go by their lowest id.
+
+    Args:
+        queries: G groups of rows.
+        candidates: H groups of rows.
+        vector: "joint" or "features".
+
+    Returns:
+        (G,) float64 rank, from 1, of the best own candidate of each query group, and (G,) int64 the group's number.
+    """
+    order, starts = _by_id(candidates)
+    numbers = candidates.numbers[order][starts]
+    ranks, asked = [], []
+    for rows, heads, its_numbers in _chunks(queries, max(1, _SCORES_AT_ONCE // max(1, len(order)))):
+        scores = _score(queries.table.vectors(vector, rows), candidates.table, candidates.rows[order], vector)
+        if len(starts) < len(order):
+            scores = np.maximum.reduceat(scores, starts, axis=1)
+        if len(heads) < len(rows):
+            scores = np.maximum.reduceat(scores, heads, axis=0)
+        ranks.append(first_match_ranks(scores, its_numbers, numbers))
+        asked.append(its_numbers)
+    return np.concatenate(ranks), np.concatenate(asked)
+
+
+def _by_id(side: Side) -> tuple[Rows, Rows]:
+    """The order that puts groups by their lowest id and rows together with their group, and where each group starts."""
+    ids = np.array(side.table.ids(side.rows), dtype=object)
+    place = np.empty(len(ids), dtype=np.int64)
+    place[np.argsort(ids, kind="stable")] = np.arange(len(ids))
+    groups, group = np.unique(side.groups, return_inverse=True)
+    lowest = np.full(len(groups), len(ids), dtype=np.int64)
+    np.minimum.at(lowest, group, place)
+    order = np.lexsort((place, lowest[group]))
+    return order, np.flatnonzero(np.diff(lowest[group][order], prepend=-1))
+
+
+def _chunks(side: Side, most: int) -> Iterator[tuple[Rows, Rows, Rows]]:
+    """Whole groups of at most `most` rows together: their rows, where each group starts, and each group's number."""
+    order = np.argsort(side.groups, kind="stable")
+    starts = np.flatnonzero(np.diff(side.groups[order], prepend=-1))
+    ends = np.append(starts[1:], len(order))
+    first = 0
+    while first < len(starts):
+        last = max(first + 1, int(np.searchsorted(ends, starts[first] + most, side="right")))
+        part = order[starts[first] : ends[last - 1]]
+        heads = starts[first:last] - starts[first]
+        yield side.rows[part], heads, side.numbers[part][heads]
+        first = last
+
+
+def _score(queries: NDArray[np.float32], table: "ShardTable", rows: Rows, vector: str) -> NDArray[np.float32]:
+    wide = queries.astype(np.float64)
+    scores = np.empty((len(queries), len(rows)), dtype=np.float32)
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        part = rows[start : start + _ROWS_AT_ONCE]
+        scores[:, start : start + len(part)] = wide @ table.vectors(vector, part).astype(np.float64).T
+    return scores

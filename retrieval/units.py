@@ -1,0 +1,161 @@
+"""Rank a benchmark's candidates through the engine: images, or studies by their best image; judged or matched."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.benchmarks import LabelTask
+from retrieval.engine import SearchEngine
+from retrieval.filters import Groups, same_owner_rows
+from retrieval.metrics import ranked_relevance
+
+if TYPE_CHECKING:
+    from index.shards import ShardTable
+
+By = Literal["image", "study"]
+BY: tuple[By, ...] = ("image", "study")
+
+Rows = NDArray[np.int64]
+
+
+class Judged(NamedTuple):
+    """What the engine answered to Q queries, and how many right answers there were."""
+
+    relevance: NDArray[np.bool_]  # (Q, k) in the order of rank
+    relevant: Rows  # (Q,) relevant candidates that the query could find
+    candidates: Rows  # (Q,) candidates that it could find
+
+
+def number_units(table: "ShardTable", by: By) -> Rows:
+    """Number what counts as one candidate: (rows,) int64, equal for the images of a study where `by` is "study"."""
+    if by not in BY:
+        raise ValueError(f"by is {by!r}, expected one of {BY}")
+    if by == "image" or table.modality != "images":
+        return np.arange(table.rows, dtype=np.int64)
+    units = table.codes("study_id").astype(np.int64)
+    alone = units < 0
+    units[alone] = units.max() + 1 + np.arange(np.count_nonzero(alone))
+    return units
+
+
+def judge(engine: SearchEngine, task: LabelTask, k: int, by: By = "image", exclude_same_patient: bool = True) -> Judged:
+    """Ask all queries of a task and say of the first k answers which are relevant.
+
+    Where candidates are studies, a study is relevant if one of its candidate images is. An image query never
+    finds itself, nor its own study where candidates are studies.
+
+    Args:
+        engine: The index.
+        task: Queries, candidates and relevance.
+        k: How many answers.
+        by: What is one candidate: an image, or a study.
+        exclude_same_patient: Leave out the candidates of the patient of an image query.
+    """
+    units = number_units(engine.table(task.find), by)
+    vectors = task.vectors(engine)
+    left_out = _left_out(engine, task, units, exclude_same_patient)
+    queries = len(task.items)
+    judged = Judged(np.zeros((queries, k), dtype=np.bool_), np.zeros(queries, dtype=np.int64), np.zeros(queries, dtype=np.int64))
+    for gallery, members in _galleries(task):
+        items, places = np.unique(task.items[members], return_inverse=True)
+        excluded = None if left_out is None else [left_out[item] for item in items]
+        ranked = _rank_units(engine, task, vectors[items], k, gallery, excluded, units if by == "study" else None)
+        masks = _unit_masks(task, gallery, units) if by == "study" else task.relevance.positive
+        bits = task.relevance.bits[task.classes[members]]
+        judged.relevance[members] = ranked_relevance(ranked[places], bits, masks)
+        judged.relevant[members], judged.candidates[members] = _count(task, gallery, members, units, masks, excluded, places)
+    return judged
+
+
+def _galleries(task: LabelTask) -> Iterator[tuple[NDArray[np.bool_], Rows]]:
+    """The candidates that are judged, with the queries that they are judged for: mostly all for all."""
+    groups: dict[bytes, list[int]] = {}
+    for place in np.unique(task.classes):
+        gallery = task.allowed & ((task.relevance.judged & task.relevance.bits[place]) != 0)
+        groups.setdefault(np.packbits(gallery).tobytes(), []).append(int(place))
+    for packed, places in groups.items():
+        gallery = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=len(task.allowed)).astype(np.bool_)
+        yield gallery, np.flatnonzero(np.isin(task.classes, places))
+
+
+def _left_out(engine: SearchEngine, task: LabelTask, units: Rows, same_patient: bool) -> list[Rows] | None:
+    """For each item the rows that it must not find: itself, its own study as a candidate, its patient's records."""
+    if task.rows is None:
+        return None
+    target, asking = engine.table(task.find), engine.table("images")
+    left_out = [np.empty(0, dtype=np.int64) for _ in task.rows]
+    if task.find == "images":
+        groups = Groups(units)
+        left_out = [groups.rows(int(unit)) for unit in units[task.rows]]
+    if same_patient:
+        mates = same_owner_rows(asking, task.rows, target)
+        left_out = [np.union1d(own, rows) for own, rows in zip(left_out, mates, strict=True)]
+    return left_out
+
+
+def _rank_units(
+    engine: SearchEngine,
+    task: LabelTask,
+    vectors: NDArray[np.float32],
+    k: int,
+    gallery: NDArray[np.bool_],
+    excluded: Sequence[Rows] | None,
+    units: Rows | None,
+) -> Rows:
+    """The (U, k) best rows; with units the best row of each of the k best units: the first in which the unit appears."""
+    width, reachable = k, int(np.count_nonzero(gallery))
+    while True:
+        rows = engine.rank(vectors, task.find, width, task.vector, allowed=gallery, exclude=excluded).rows
+        if units is None:
+            return rows
+        best = np.stack([_first_of_each(row, units, k) for row in rows])
+        short = (best[:, -1] < 0) & (rows[:, -1] >= 0)
+        if not short.any() or width >= reachable:
+            return best
+        width = min(4 * width, reachable)
+
+
+def _first_of_each(row: Rows, units: Rows, k: int) -> Rows:
+    found = row[row >= 0]
+    firsts = np.sort(np.unique(units[found], return_index=True)[1])[:k]
+    best = np.full(k, -1, dtype=np.int64)
+    best[: len(firsts)] = found[firsts]
+    return best
+
+
+def _unit_masks(task: LabelTask, gallery: NDArray[np.bool_], units: Rows) -> NDArray[np.unsignedinteger]:
+    """The findings of each row's unit: of all its candidate images together."""
+    held = np.zeros(int(units.max()) + 1, dtype=task.relevance.positive.dtype)
+    np.bitwise_or.at(held, units[gallery], task.relevance.positive[gallery])
+    spread: NDArray[np.unsignedinteger] = held[units]
+    return spread
+
+
+def _count(
+    task: LabelTask,
+    gallery: NDArray[np.bool_],
+    members: Rows,
+    units: Rows,
+    masks: NDArray[np.unsignedinteger],
+    excluded: Sequence[Rows] | None,
+    places: Rows,
+) -> tuple[Rows, Rows]:
+    """Relevant candidates and candidates of each query, (len(members),) each, after what it must not find."""
+    rows = np.flatnonzero(gallery)
+    heads = rows[np.unique(units[rows], return_index=True)[1]]  # one row of each unit
+    classes = task.classes[members]
+    totals = np.array([np.count_nonzero(masks[heads] & bit) for bit in task.relevance.bits], dtype=np.int64)
+    relevant, candidates = totals[classes], np.full(len(members), len(heads), dtype=np.int64)
+    if excluded is None:
+        return relevant, candidates
+    is_head = np.zeros(len(gallery), dtype=np.bool_)
+    is_head[heads] = True
+    lengths = np.array([len(rows) for rows in excluded])
+    item = np.repeat(np.arange(len(excluded)), lengths)
+    gone = np.concatenate(excluded) if len(excluded) else rows[:0]
+    item, gone = item[is_head[gone]], gone[is_head[gone]]
+    fewer = np.stack([np.bincount(item, (masks[gone] & bit) != 0, len(excluded)) for bit in task.relevance.bits], axis=1)
+    relevant = relevant - fewer[places, classes].astype(np.int64)
+    return relevant, candidates - np.bincount(item, minlength=len(excluded))[places]

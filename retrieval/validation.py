@@ -1,0 +1,106 @@
+"""What training is validated by: retrieval on held-out pairs, in memory."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.corpora.record import FINDINGS
+from retrieval.metrics import first_match_ranks, mean_reciprocal_rank, precision_at_k, ranked_relevance, recall_at_k
+from retrieval.prompts import prompts_for
+from retrieval.qrels import number_texts, read_relevance
+
+if TYPE_CHECKING:
+    from encoders.dual import DualEncoder
+
+
+def paired_validator(
+    images: NDArray[np.uint8],
+    texts: Sequence[str],
+    labels: NDArray[np.int8] | None = None,
+    *,
+    findings: Sequence[str] = FINDINGS,
+    batch_size: int = 32,
+) -> "Callable[[DualEncoder], dict[str, float]]":
+    """Make the function that scores an encoder on pairs; its first figure chooses the best checkpoint.
+
+    Identical texts are one candidate and one query. The figures are "mrr", the mean of the mean reciprocal ranks of
+    image → report and report → image; "R@10 image-report"; "R@10 report-image"; and, with labels, "P@5 text-image":
+    the built-in prompts of each finding against all images, averaged over the findings with a positive image.
+
+    Args:
+        images: (N, S, S) uint8 squares, S as the encoder's preprocessing has it.
+        texts: N reports, none blank.
+        labels: (N, K) int8 label states, or None.
+        findings: The K names.
+        batch_size: Images or texts encoded at once.
+
+    Returns:
+        A function that leaves the encoder in the mode it found it in.
+
+    Raises:
+        ValueError: If there is no pair, a text is blank, or the lengths differ.
+    """
+    numbers = number_texts(texts)
+    if not len(images) or len(images) != len(texts) or (numbers < 0).any():
+        raise ValueError(f"{len(images)} images and {len(texts)} texts, expected as many of each, at least one, and no blank text")
+    if labels is not None and labels.shape != (len(images), len(findings)):
+        raise ValueError(f"labels are {labels.shape}, expected ({len(images)}, {len(findings)})")
+    unique = [texts[row] for row in np.unique(numbers, return_index=True)[1]]
+
+    def validate(encoder: "DualEncoder") -> dict[str, float]:
+        training = encoder.training
+        encoder.eval()
+        try:
+            image_vectors = _encode_images(encoder, images, batch_size)
+            scores = image_vectors @ _encode_texts(encoder, unique, batch_size).T  # (N, T)
+            to_report = first_match_ranks(scores, numbers, np.arange(len(unique)))
+            to_image = first_match_ranks(scores.T, np.arange(len(unique)), numbers)
+            figures = {
+                "mrr": (mean_reciprocal_rank(to_report) + mean_reciprocal_rank(to_image)) / 2,
+                "R@10 image-report": recall_at_k(to_report, 10),
+                "R@10 report-image": recall_at_k(to_image, 10),
+            }
+            if labels is not None:
+                figures |= _label_precision(encoder, image_vectors, labels, findings, batch_size)
+        finally:
+            encoder.train(training)
+        return figures
+
+    return validate
+
+
+def _label_precision(
+    encoder: "DualEncoder", image_vectors: NDArray[np.float32], labels: NDArray[np.int8], findings: Sequence[str], batch_size: int
+) -> dict[str, float]:
+    relevance = read_relevance(labels, findings)
+    askable = [place for place, bit in enumerate(relevance.bits) if (relevance.positive & bit).any()]
+    if not askable:
+        return {}
+    asked = [(place, text) for place in askable for text in prompts_for(findings[place])]
+    scores = _encode_texts(encoder, [text for _, text in asked], batch_size) @ image_vectors.T
+    ranked = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+    classes = np.array([place for place, _ in asked])
+    precision = precision_at_k(ranked_relevance(ranked, relevance.bits[classes], relevance.positive), 5)
+    return {"P@5 text-image": float(np.mean([precision[classes == place].mean() for place in askable]))}
+
+
+def _encode_images(encoder: "DualEncoder", images: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
+    import torch
+
+    vectors = np.empty((len(images), encoder.dimension), dtype=np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(images), batch_size):
+            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).to(encoder.device)
+            vectors[start : start + len(batch)] = encoder.encode_images(batch).joint.float().cpu().numpy()
+    return vectors
+
+
+def _encode_texts(encoder: "DualEncoder", texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
+    import torch
+
+    with torch.inference_mode():
+        parts = [encoder.encode_texts(texts[start : start + batch_size]).joint for start in range(0, len(texts), batch_size)]
+        vectors: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
+    return vectors
