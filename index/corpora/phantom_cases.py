@@ -1,0 +1,279 @@
+"""Who the phantoms are: patients, their anatomy, their studies and what is wrong with them in each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+
+import numpy as np
+
+SIZES = ("small", "moderate", "large")
+SEVERITIES = ("mild", "moderate", "severe")
+ZONES = ("upper", "mid", "lower")
+DRAWN = ("Pleural Effusion", "Cardiomegaly", "Pneumothorax", "Lung Opacity", "Edema", "Atelectasis")  # beside Support Devices
+MAX_PATIENTS = 2_500_000  # four study numbers each, out of the ten million that MIMIC-CXR's numbering holds
+
+_STUDIES = (0.30, 0.45, 0.25)  # chances of 1, 2 and 3 studies
+_COUNTS = (0.28, 0.51, 0.18, 0.03)  # chances of 0 to 3 drawn findings: about 0.15 a finding, 0.27 No Finding
+_PACEMAKER, _CENTRAL_LINE = 0.08, 0.09  # of patients (for good), of their studies
+_DOUBT, _FALSE_ALARM = 0.06, 0.07  # a finding drawn faint and called possible; one called possible that is not there
+_SPLITS = ("train", "train", "test", "train", "validate", "train", "train", "test", "train", "train")  # by patient, in turn
+_FORMATS = ((256, 308), (308, 256), (256, 256), (256, 320), (320, 256), (256, 288))  # columns, rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhantomFinding:
+    """One finding of a study: where it is, how large, and how sure the report is of it.
+
+    Attributes:
+        name: One of index.corpora.record.FINDINGS.
+        side: The PATIENT's side: "left" (the picture's right), "right", "bilateral", or "" where there is none.
+        zone: "upper", "mid", "lower", "perihilar" or "".
+        size: One of SIZES or SEVERITIES, or "".
+        kind: Of a device: "pacemaker", "internal jugular" or "subclavian"; else "".
+        strength: 1.0 is drawn in full, below 1 faint, 0.0 not at all.
+        certain: False where the report only calls it possible (label -1.0).
+        variation: Moves place, angle and extent a little; -1 to 1.
+    """
+
+    name: str
+    side: str = ""
+    zone: str = ""
+    size: str = ""
+    kind: str = ""
+    strength: float = 1.0
+    certain: bool = True
+    variation: float = 0.0
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The sides that are drawn: two for a bilateral finding, ("",) for one without a side."""
+        return ("right", "left") if self.side == "bilateral" else (self.side,)
+
+    @property
+    def scale(self) -> tuple[str, ...]:
+        """The words for its sizes; "moderate" is in both scales."""
+        return SEVERITIES if self.name in ("Cardiomegaly", "Edema") else SIZES
+
+    @property
+    def grade(self) -> int:
+        """0, 1 or 2 for small or mild, moderate, large or severe."""
+        return self.scale.index(self.size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anatomy:
+    """What stays the same in every film of a patient; lengths in units (a unit is about 128 pixels), factors around 1."""
+
+    width: float  # of the thorax
+    length: float  # of the lungs
+    heart: float  # of the heart
+    domes: tuple[float, float]  # height of the right and of the left diaphragm, y in units (down)
+    knob: float  # how far the aortic knob stands out
+    rib_spacing: float
+    rib_phase: float
+    spine: float  # how far the spine bows to the picture's right
+    clavicle: float  # slope
+    breast: float  # attenuation of breast shadows, 0 for none
+    bubble: float  # radius of the gas bubble of the stomach, 0 for none
+    woman: bool
+    vessels: int  # seed of the tree of vessels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pose:
+    """How one film was taken."""
+
+    view: str  # "PA" or "AP"
+    columns: int
+    rows: int
+    angle: float  # radians
+    shift: tuple[float, float]  # units, right and down
+    zoom: float  # short side of the picture / 2 units
+    inspiration: float  # length of the lungs against the patient's full breath
+    exposure: float  # gamma
+    noise: float  # standard deviation, in units of attenuation
+    clip: tuple[float, float]  # attenuation shown black and white
+    marker: bool
+    seed: int  # of the noise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhantomImage:
+    """One film: its name and how it was taken."""
+
+    dicom_id: str
+    pose: Pose
+    recumbent: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhantomStudy:
+    """One examination: a day, findings and one or two frontal films."""
+
+    study_id: int
+    number: int  # 0 is the patient's first
+    day: date
+    clock: float  # HHMMSS.fff as one number, as MIMIC-CXR writes it
+    findings: tuple[PhantomFinding, ...]
+    kept: frozenset[str]  # names of findings that the study before had in the same place
+    images: tuple[PhantomImage, ...]
+    seed: int  # of the report's wording
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhantomPatient:
+    """One patient with all studies."""
+
+    subject_id: int
+    split: str
+    anatomy: Anatomy
+    studies: tuple[PhantomStudy, ...]
+
+
+def draw_patient(seed: int, number: int) -> PhantomPatient:
+    """Make up patient `number` (from 0) of the corpus `seed`: the same whatever the number of patients.
+
+    Raises:
+        ValueError: If number is not in 0..MAX_PATIENTS-1 or seed is negative.
+    """
+    if not 0 <= number < MAX_PATIENTS or seed < 0:
+        raise ValueError(f"patient {number} of seed {seed}: expected patient 0 to {MAX_PATIENTS - 1} and a seed of 0 or more")
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
+    anatomy = _draw_anatomy(rng)
+    device = _draw_pacemaker(rng) if rng.random() < _PACEMAKER else None
+    count = int(rng.choice(3, p=_STUDIES)) + 1
+    studies: list[PhantomStudy] = []
+    for _ in range(count):
+        studies.append(_draw_study(rng, seed, number, studies, device, alone=count == 1))
+    return PhantomPatient(
+        subject_id=_scattered(10_000_000, seed, number), split=_SPLITS[number % len(_SPLITS)], anatomy=anatomy, studies=tuple(studies)
+    )
+
+
+def _scattered(base: int, seed: int, number: int) -> int:
+    """Eight digits from `base` on that look drawn at random; a bijection of `number`, so no two are the same."""
+    return base + (number * 7_368_787 + seed * 1_299_709 + 4_321_987) % 10_000_000
+
+
+def _draw_anatomy(rng: np.random.Generator) -> Anatomy:
+    woman = bool(rng.random() < 0.5)
+    right = rng.uniform(0.44, 0.54)
+    return Anatomy(
+        width=rng.uniform(0.93, 1.05) * (0.97 if woman else 1.0),
+        length=rng.uniform(0.94, 1.05),
+        heart=rng.uniform(0.89, 1.01),
+        domes=(right, right + rng.uniform(0.02, 0.08)),
+        knob=rng.uniform(0.04, 0.10),
+        rib_spacing=rng.uniform(0.155, 0.185),
+        rib_phase=rng.random(),
+        spine=rng.uniform(-0.03, 0.03),
+        clavicle=rng.uniform(0.10, 0.26),
+        breast=rng.uniform(0.04, 0.11) if woman else 0.0,
+        bubble=rng.uniform(0.06, 0.12) if rng.random() < 0.6 else 0.0,
+        woman=woman,
+        vessels=int(rng.integers(2**31)),
+    )
+
+
+def _draw_study(
+    rng: np.random.Generator, seed: int, number: int, earlier: Sequence[PhantomStudy], device: PhantomFinding | None, alone: bool
+) -> PhantomStudy:
+    before = earlier[-1] if earlier else None
+    day = date(2110, 1, 1) + timedelta(days=int(rng.integers(30_000))) if before is None else before.day
+    findings, kept = _draw_findings(rng, before, _turn(seed, number + len(earlier)))
+    if device is None and rng.random() < _CENTRAL_LINE:
+        device = _draw_line(rng)
+    views = ("PA", "AP") if alone or rng.random() < 0.35 else (("PA",) if rng.random() < 0.5 else ("AP",))
+    return PhantomStudy(
+        study_id=_scattered(50_000_000, seed, 4 * number + len(earlier)),
+        number=len(earlier),
+        day=day + timedelta(days=int(rng.integers(1, 400))),
+        clock=int(rng.integers(24)) * 10_000 + int(rng.integers(60)) * 100 + round(float(rng.uniform(0, 59.999)), 3),
+        findings=findings if device is None else (*findings, device),
+        kept=kept,
+        images=tuple(_draw_image(rng, view) for view in views),
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def _turn(seed: int, place: int) -> str:
+    """Whose turn it is to be a study's first finding: each once in six patients, so that small corpora are balanced."""
+    block, place = divmod(place, len(DRAWN))
+    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(MAX_PATIENTS, block))).permutation(len(DRAWN))
+    return DRAWN[order[place]]
+
+
+def _draw_findings(rng: np.random.Generator, before: PhantomStudy | None, first: str) -> tuple[tuple[PhantomFinding, ...], frozenset[str]]:
+    """The same findings as before, larger or smaller, in two of five follow-ups; else new ones."""
+    if before is not None and rng.random() < 0.4:
+        old = [finding for finding in before.findings if finding.name != "Support Devices" and finding.certain]
+        again = tuple(_regrade(finding, rng) for finding in old)
+        return again, frozenset(finding.name for finding, now in zip(old, again, strict=True) if now.size == finding.size)
+    others = rng.permutation([name for name in DRAWN if name != first])
+    names = [first, *(str(name) for name in others)][: int(rng.choice(4, p=_COUNTS))]
+    findings = [_draw_finding(rng, name) for name in names]
+    findings = [_doubted(finding, rng) if rng.random() < _DOUBT else finding for finding in findings]
+    spare = [name for name in DRAWN if name not in names]
+    if rng.random() < _FALSE_ALARM:
+        alarm = _draw_finding(rng, str(rng.choice(spare)))
+        findings.append(replace(alarm, certain=False, strength=0.0))
+    return tuple(findings), frozenset()
+
+
+def _draw_finding(rng: np.random.Generator, name: str) -> PhantomFinding:
+    side = str(rng.choice(("left", "right")))
+    size, severity = str(rng.choice(SIZES)), str(rng.choice(SEVERITIES))
+    variation = float(rng.uniform(-1, 1))
+    if name == "Cardiomegaly":
+        return PhantomFinding(name=name, size=severity, variation=variation)
+    if name == "Edema":
+        return PhantomFinding(name=name, side="bilateral", zone="perihilar", size=severity, variation=variation)
+    if name == "Pneumothorax":
+        return PhantomFinding(name=name, side=side, zone="upper", size=size, variation=variation)
+    if name == "Lung Opacity":
+        return PhantomFinding(name=name, side=side, zone=str(rng.choice(ZONES)), size=size, variation=variation)
+    side = "bilateral" if rng.random() < 0.25 else side
+    zone = "mid" if name == "Atelectasis" and side != "bilateral" and rng.random() < 0.3 else "lower"
+    return PhantomFinding(name=name, side=side, zone=zone, size=size, variation=variation)
+
+
+def _doubted(finding: PhantomFinding, rng: np.random.Generator) -> PhantomFinding:
+    return replace(finding, certain=False, size=finding.scale[0], strength=float(rng.uniform(0.25, 0.45)))
+
+
+def _regrade(finding: PhantomFinding, rng: np.random.Generator) -> PhantomFinding:
+    grade = min(max(finding.grade + int(rng.integers(-1, 2)), 0), 2)
+    return replace(finding, size=finding.scale[grade])
+
+
+def _draw_pacemaker(rng: np.random.Generator) -> PhantomFinding:
+    side = "left" if rng.random() < 0.65 else "right"
+    return PhantomFinding(name="Support Devices", side=side, zone="upper", kind="pacemaker", variation=float(rng.uniform(-1, 1)))
+
+
+def _draw_line(rng: np.random.Generator) -> PhantomFinding:
+    side = "right" if rng.random() < 0.6 else "left"
+    kind = str(rng.choice(("internal jugular", "subclavian")))
+    return PhantomFinding(name="Support Devices", side=side, zone="upper", kind=kind, variation=float(rng.uniform(-1, 1)))
+
+
+def _draw_image(rng: np.random.Generator, view: str) -> PhantomImage:
+    columns, rows = _FORMATS[int(rng.integers(len(_FORMATS)))]
+    pose = Pose(
+        view=view,
+        columns=columns,
+        rows=rows,
+        angle=float(np.deg2rad(rng.normal(0, 1.5 if view == "PA" else 2.5))),
+        shift=(float(rng.uniform(-0.05, 0.05)), float(rng.uniform(-0.05, 0.05))),
+        zoom=float(rng.uniform(0.96, 1.10)),
+        inspiration=float(rng.uniform(0.96, 1.02) if view == "PA" else rng.uniform(0.88, 0.98)),
+        exposure=float(rng.uniform(0.75, 1.35)),
+        noise=float(rng.uniform(0.008, 0.02) if view == "PA" else rng.uniform(0.012, 0.035)),
+        clip=(float(rng.uniform(0.02, 0.10)), float(rng.uniform(1.4, 1.6))),
+        marker=bool(rng.random() < 0.6),
+        seed=int(rng.integers(2**31)),
+    )
+    words = rng.integers(2**32, size=5, dtype=np.uint32)
+    return PhantomImage(
+        dicom_id="-".join(f"{int(word):08x}" for word in words), pose=pose, recumbent=view == "AP" and bool(rng.random() < 0.5)
+    )
