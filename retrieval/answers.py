@@ -21,6 +21,7 @@ class Query:
         id: A record of the index; its stored vector is the query, and itself is never an answer.
         find: What to rank: "images" (the default), "reports" or "sentences".
         k: How many answers, from 1.
+        splits: Only records of these splits; None for all.
         exclude_same_patient: Leave out the records of the query's patient; None does so where the query is
             a record of the corpus.
         vector: "joint" (projected, comparable between images and texts) or "features" (the encoder's output
@@ -32,6 +33,7 @@ class Query:
     id: str | None = None
     find: str = "images"
     k: int = 10
+    splits: tuple[str, ...] | None = None
     exclude_same_patient: bool | None = None
     vector: str = "joint"
 

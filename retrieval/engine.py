@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from encoders.errors import MedretError
 from index.corpora.csvfile import read_csv
 from retrieval.answers import Answer, Hit, Query, Ranking
+from retrieval.filters import rows_with
 
 if TYPE_CHECKING:
     from encoders.dual import DualEncoder
@@ -112,11 +113,15 @@ class SearchEngine:
             raise MedretError(
                 f"{asked.kind} query for {query.find}: 'features' vectors of images and texts cannot be compared; use the joint ones"
             )
+        table = self.table(query.find)
+        allowed = None if query.splits is None else rows_with(table, "split", query.splits)
         left_out = self._left_out(query, asked)
-        ranking = self.rank(asked.vector, query.find, query.k, query.vector, exclude=[left_out])
+        ranking = self.rank(asked.vector, query.find, query.k, query.vector, allowed=allowed, exclude=[left_out])
         found = int(np.count_nonzero(ranking.rows[0] >= 0))
         if found < query.k:
-            asked.notes.append(f"{found} answers instead of {query.k}: the index holds {self.table(query.find).rows} {query.find}")
+            held = table.rows if allowed is None else int(np.count_nonzero(allowed))
+            where = "the index" if query.splits is None else f"split {', '.join(query.splits)}"
+            asked.notes.append(f"{found} answers instead of {query.k}: {where} holds {held} {query.find}")
         hits = self._hits(query.find, ranking.rows[0, :found], ranking.scores[0, :found])
         return Answer(query=query, hits=hits, notes=tuple(asked.notes))
 
