@@ -76,6 +76,7 @@ FINDINGS_OF_MESH: Mapping[str, Meaning] = MappingProxyType(
         "surgical instruments": Meaning(("Support Devices",)),  # doubtful: clips and sternal wires, seen but supporting nothing
     }
 )
+_NAMED = tuple(finding for finding in FINDINGS if any(finding in meaning.findings for meaning in FINDINGS_OF_MESH.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,7 @@ def recognises_openi(root: Path) -> bool:
 
 def findings_openi(root: Path) -> tuple[str, ...]:
     """Return the findings that FINDINGS_OF_MESH can name, in CheXpert's order."""
-    named = {finding for meaning in FINDINGS_OF_MESH.values() for finding in meaning.findings}
-    return tuple(finding for finding in FINDINGS if finding in named)
+    return _NAMED
 
 
 def read_openi(root: Path, tally: Tally) -> Iterator[Record]:
@@ -142,7 +142,7 @@ def labels_from_mesh(headings: str) -> dict[str, LabelState]:
     terms = [tuple(part.strip().lower() for part in heading.split("/")) for heading in headings.split(";") if heading.strip()]
     if not terms or (_NOT_INDEXED,) in terms:
         return {}
-    labels = dict.fromkeys(FINDINGS, LabelState.NOT_MENTIONED)
+    labels = dict.fromkeys(_NAMED, LabelState.NOT_MENTIONED)
     for heading, *qualifiers in terms:
         meaning = FINDINGS_OF_MESH.get(heading)
         if meaning is not None and meaning.holds(frozenset(qualifiers)):
