@@ -8,7 +8,7 @@ uninterrupted one.
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from index.cache import Square, decode_squares
 from index.corpora.readers import Corpus
 from index.corpora.record import Record
 from index.corpora.report import REPORT_SECTIONS
-from index.manifest import VECTORS, ModalityShards, ShardsManifest
+from index.manifest import SHARDS_MANIFEST, VECTORS, ModalityShards, ShardsManifest, load_shards_manifest
 from index.pseudonyms import Pseudonymiser
 from index.resume import Commit, begin, locked, read_commit, write_commit, write_csv
 from index.rows import Rows, base_folder, digest_rows, read_rows
@@ -126,6 +126,9 @@ def encode_corpus(
         failures = [failure for made in commits.values() for commit in made for failure in commit.failures]
         write_csv(out / FAILURES, ("id", "reason"), failures)
         manifest = _manifest(corpus, encoder, mark, options, commits, run, without_text)
+        if run.encoded == 0 and (out / SHARDS_MANIFEST).is_file():  # then nothing was computed here: say what was
+            before = load_shards_manifest(out)
+            manifest = replace(manifest, compute=before.compute, created_by=before.created_by)
         manifest.save(out)
     held = {modality: sum(commit.shard.rows for commit in made) for modality, made in commits.items()}
     return EncodeSummary(
@@ -147,7 +150,7 @@ class _Run:
 
     def __init__(self, encoder: DualEncoder, out: Path, options: EncodeOptions, findings: tuple[str, ...], progress: Progress):
         self.encoder, self.out, self.options, self.findings, self.progress = encoder, out, options, findings, progress
-        self.resumed = 0
+        self.resumed = self.encoded = 0  # shards
 
     def dimensions(self, modality: str) -> dict[str, int]:
         width = self.encoder.image_width if modality == "images" else self.encoder.text_width
@@ -161,6 +164,7 @@ class _Run:
         commits = [read_commit(self.out, writer.name(number)) for number in range(len(chunks))]
         pending = [number for number, commit in enumerate(commits) if commit is None]
         self.resumed += len(chunks) - len(pending)
+        self.encoded += len(pending)
         done = sum(len(chunk) for chunk, commit in zip(chunks, commits, strict=True) if commit is not None)
         self.progress(modality, done, len(rows))
         films = [row.record for number in pending for row in chunks[number]] if modality == "images" else []

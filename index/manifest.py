@@ -58,7 +58,7 @@ class ShardsManifest:
         preprocessing: The encoder's preprocessing as a dictionary, for the reader; the fingerprint covers it.
         dtype: "float32" or "float16", of the stored vectors.
         compute: What computed them ("device", "dtype"): recorded, not part of the fingerprint.
-        corpus: "format", "records" (hash over all records) and "root" (absolute path, or None where pseudonymised).
+        corpus: "format" and "root" (absolute path that image paths are relative to, or None where pseudonymised).
         findings: The fields of the label struct, in order.
         text_sections: Report sections that were joined into the text, in order.
         splits: The splits that were encoded, or None for all.

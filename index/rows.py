@@ -86,15 +86,18 @@ def _reports(records: Sequence[Record], text_sections: Sequence[str]) -> list[Sh
 
 def _check_ids(corpus: Corpus, records: Sequence[Record]) -> None:
     seen: set[str] = set()
-    patients: dict[str, str | None] = {}
+    patients: dict[str, str] = {}
     for record in records:
         if record.id in seen:
             raise MedretError(f"{corpus.root}: two records have the id {record.id}. Ids must be unique; give the corpus an id column")
         seen.add(record.id)
-        if record.study_id is not None and patients.setdefault(record.study_id, record.patient_id) != record.patient_id:
+        if record.study_id is None or record.patient_id is None:
+            continue
+        if patients.setdefault(record.study_id, record.patient_id) != record.patient_id:
             raise MedretError(f"{corpus.root}: study {record.study_id} belongs to two patients. Make the study ids unique in the corpus")
+    studies = {record.study_id for record in records}
     for record in records:
-        if record.study_id is None and record.id in patients:
+        if record.study_id is None and record.id in studies:
             raise MedretError(f"{corpus.root}: {record.id} is a study and also a record without a study. Give the record its study")
 
 

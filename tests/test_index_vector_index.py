@@ -1,0 +1,302 @@
+import itertools
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from shard_folders import unit, write_images
+
+from encoders.checkpoint import save_checkpoint
+from encoders.dual import build_encoder
+from encoders.errors import MedretError
+from index import kinds, vector_index
+from index.manifest import load_index_manifest
+from index.shards import open_shards
+from index.vector_index import VectorIndex, build_index, open_index
+
+# Rows of norm exactly 1 whose inner products are exact in float32: ties are ties, whoever adds up.
+EXACT = np.array(
+    [[a, b, c, d, 0, 0, 0, 0] for a in (0.5, -0.5) for b in (0.5, -0.5) for c in (0.5, -0.5) for d in (0.5, -0.5)]
+    + [[0, 0, 0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1, 0, 0]],
+    np.float32,
+)
+
+
+def opened(vectors, ids, cuts=(), dtype="float32"):
+    folder = Path(tempfile.mkdtemp(prefix="medret-test-"))
+    try:
+        return VectorIndex(open_shards(write_images(folder / "shards", vectors, ids, cuts, dtype)).table("images"), "joint")
+    finally:
+        shutil.rmtree(folder)  # the mapping outlives the names
+
+
+def brute_force(vectors, ids, query, k, allowed, excluded):
+    scores = (vectors.astype(np.float64) * query.astype(np.float64)).sum(axis=1).astype(np.float32)
+    rows = [row for row in range(len(vectors)) if allowed[row] and row not in set(excluded)]
+    rows.sort(key=lambda row: (-scores[row], ids[row]))
+    return rows[:k], scores[rows[:k]]
+
+
+@st.composite
+def collections(draw):
+    """Vectors with or without exact ties, ids in no order, shards of odd sizes (empty ones too), one seed for the searches."""
+    rows = draw(st.integers(1, 60))
+    random = np.random.default_rng(draw(st.integers(0, 10_000)))
+    exact = draw(st.booleans())
+    vectors = EXACT[random.integers(0, draw(st.integers(1, len(EXACT))), rows)] if exact else unit(random.normal(size=(rows, 8)))
+    ids = [f"r{number}" for number in random.permutation(rows)]
+    cuts = sorted(draw(st.lists(st.integers(0, rows), max_size=3)))
+    return vectors, exact, ids, cuts, draw(st.sampled_from(["float32", "float16"])), random
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(collections())
+def test_a_search_finds_what_sorting_all_scores_and_ids_finds(collection):
+    vectors, exact, ids, cuts, dtype, random = collection
+    count = len(vectors)
+    found_by = opened(vectors, ids, cuts, dtype)
+    stored = vectors.astype(dtype).astype(np.float32)
+    for part, k in itertools.product((0.0, 0.1, 0.5, 1.0), (1, 7, 70)):
+        queries = EXACT[random.integers(0, len(EXACT), 2)] if exact else unit(random.normal(size=(2, 8)))
+        queries = np.concatenate([queries, stored[random.integers(0, count, 1)]])
+        allowed = random.random(count) < part
+        excluded = [random.integers(0, count, random.integers(0, count)) for _ in queries]
+
+        found = found_by.search(queries, k, allowed=allowed, excluded=excluded)
+
+        for query, left_out, (rows, scores) in zip(queries, excluded, found, strict=True):
+            expected_rows, expected_scores = brute_force(stored, ids, query, k, allowed, left_out)
+            np.testing.assert_allclose(scores, expected_scores, rtol=0, atol=1e-7)
+            assert rows.tolist() == expected_rows
+            assert rows.dtype == np.int64 and scores.dtype == np.float32
+
+
+@pytest.mark.parametrize("excluding", [0, 300])
+def test_ties_across_the_boundary_at_k_are_cut_by_id(excluding):
+    """Five hundred copies of one vector: far more than any number of candidates looked at first."""
+    ids = [f"{number:04d}" for number in np.random.default_rng(0).permutation(500)]
+    found = opened(np.repeat(EXACT[:1], 500, axis=0), ids, cuts=(7, 7, 300))
+    excluded = [np.array([row for row in range(500) if int(ids[row]) < excluding], np.int64)]
+
+    rows, scores = found.search(EXACT[:1], 4, excluded=excluded)[0]
+
+    assert [ids[row] for row in rows] == [f"{excluding + number:04d}" for number in range(4)]
+    assert scores.tolist() == [1, 1, 1, 1]
+
+
+def test_scores_that_differ_by_less_than_float32_rounding_are_still_in_order():
+    """Hundreds of rows within 1e-6 of the best: float32 sums alone cannot rank them."""
+    random = np.random.default_rng(1)
+    vectors = unit(np.repeat(random.normal(size=(1, 512)), 400, axis=0) + 2e-5 * random.normal(size=(400, 512)))
+    ids = [str(number) for number in range(400)]
+
+    rows, _ = opened(vectors, ids, cuts=(133,)).search(vectors[:1], 10)[0]
+
+    assert rows.tolist() == brute_force(vectors, ids, vectors[0], 10, np.ones(400, bool), [])[0]
+
+
+def test_a_query_has_the_same_scores_alone_and_in_a_batch():
+    random = np.random.default_rng(2)
+    vectors, queries = unit(random.normal(size=(3000, 96))), unit(random.normal(size=(40, 96)))
+    index = opened(vectors, [str(number) for number in range(3000)], cuts=(1000, 2047))
+
+    together = index.search(queries, 25)
+
+    for query, (rows, scores) in zip(queries, together, strict=True):
+        alone_rows, alone_scores = index.search(query[None], 25)[0]
+        np.testing.assert_array_equal(rows, alone_rows)
+        np.testing.assert_array_equal(scores, alone_scores)
+
+
+def test_many_queries_find_what_faiss_own_flat_index_finds():
+    random = np.random.default_rng(3)
+    vectors, queries = unit(random.normal(size=(2000, 64))), unit(random.normal(size=(1100, 64)))
+    flat = faiss.IndexFlatIP(64)
+    flat.add(vectors)
+    _, expected = flat.search(queries, 5)
+
+    found = opened(vectors, [f"{number:04d}" for number in range(2000)], cuts=(512, 1024, 1536)).search(queries, 5)
+
+    np.testing.assert_array_equal(np.stack([rows for rows, _ in found]), expected)
+
+
+def test_no_rows_allowed_gives_no_hits():
+    rows, scores = opened(EXACT, [str(n) for n in range(len(EXACT))]).search(EXACT[:1], 3, allowed=np.zeros(len(EXACT), bool))[0]
+
+    assert len(rows) == len(scores) == 0
+
+
+@pytest.mark.parametrize(
+    ("queries", "k", "options", "message"),
+    [
+        (np.ones((2, 7), np.float32), 1, {}, r"expected \(Q, 8\)"),
+        (np.ones(8, np.float32), 1, {}, r"expected \(Q, 8\)"),
+        (np.full((3, 8), np.nan, np.float32), 1, {}, "3 of 3 queries hold NaN"),
+        (np.ones((1, 8), np.float32), 0, {}, "k is 0"),
+        (np.ones((1, 8), np.float32), 1, {"allowed": np.ones(3, bool)}, "allowed"),
+        (np.ones((1, 8), np.float32), 1, {"excluded": []}, "excluded"),
+    ],
+)
+def test_a_wrong_call_is_refused(queries, k, options, message):
+    with pytest.raises(ValueError, match=message):
+        opened(EXACT, [str(n) for n in range(len(EXACT))]).search(queries, k, **options)
+
+
+def test_a_search_leaves_the_number_of_threads_as_it_was():
+    before = faiss.omp_get_max_threads()
+    try:
+        faiss.omp_set_num_threads(2)
+        opened(EXACT, [str(n) for n in range(len(EXACT))]).search(EXACT[:1], 3)
+        assert faiss.omp_get_max_threads() == 2
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoder") / "checkpoint"
+    mark = save_checkpoint(build_encoder("tiny", "tiny", texts=["no acute disease"], size=32, dimension=8), folder)
+    return folder, mark
+
+
+@pytest.fixture
+def places(tmp_path, encoder):
+    folder, mark = encoder
+    write_images(tmp_path / "shards", EXACT, [str(n) for n in range(len(EXACT))], cuts=(5,), encoder=mark)
+    build_index(tmp_path / "shards", tmp_path / "index", folder)
+    return tmp_path
+
+
+def test_an_index_answers_and_names_what_it_holds(places, encoder):
+    index = open_index(places / "index")
+
+    rows, scores = index.index("images", "joint").search(EXACT[3:4], 1)[0]
+
+    assert (rows.tolist(), scores.tolist()) == ([3], [1.0])
+    assert [(e.modality, e.vector, e.kind, e.rows, e.dimension) for e in index.manifest.indexes] == [("images", "joint", "flat", 18, 8)]
+    assert sorted(path.name for path in index.encoder_folder.iterdir()) == sorted(path.name for path in encoder[0].iterdir())
+    assert (places / "index").stat().st_mode & 0o777 == 0o700
+
+
+def test_an_index_and_its_shards_can_be_moved_together(places):
+    (places / "elsewhere").mkdir()
+    (places / "index").rename(places / "elsewhere" / "index")
+    (places / "shards").rename(places / "elsewhere" / "shards")
+
+    assert open_index(places / "elsewhere" / "index").index("images").rows == 18
+    assert not Path(load_index_manifest(places / "elsewhere" / "index").shards).is_absolute()
+
+
+def test_an_index_moved_away_from_its_shards_says_so(places):
+    (places / "elsewhere").mkdir()
+    (places / "index").rename(places / "elsewhere" / "index")
+
+    with pytest.raises(MedretError, match=r"shards are not at .*Move both"):
+        open_index(places / "elsewhere" / "index")
+
+
+def test_shards_of_another_encoder_are_refused(tmp_path, encoder):
+    write_images(tmp_path / "shards", EXACT, [str(n) for n in range(len(EXACT))], encoder="f" * 16)
+
+    with pytest.raises(MedretError, match=f"vectors of encoder ffffffffffffffff, but .* is encoder {encoder[1]}"):
+        build_index(tmp_path / "shards", tmp_path / "index", encoder[0])
+    assert not (tmp_path / "index").exists()
+
+
+def test_shards_made_anew_after_the_index_are_refused(places, encoder):
+    shutil.rmtree(places / "shards")
+    write_images(places / "shards", EXACT[::-1], [str(n) for n in range(len(EXACT))], encoder=encoder[1])
+
+    with pytest.raises(MedretError, match=r"not those it was built from.*build-index"):
+        open_index(places / "index")
+
+
+def test_an_encoder_swapped_in_the_index_is_refused(places):
+    shutil.rmtree(places / "index" / "encoder")
+    save_checkpoint(build_encoder("tiny", "tiny", texts=["a large effusion"], size=32, dimension=8, seed=1), places / "index" / "encoder")
+
+    with pytest.raises(MedretError, match="vectors of encoder"):
+        open_index(places / "index")
+
+
+def test_a_shard_cut_in_half_is_refused(places, encoder):
+    shard = places / "shards" / "images-00001.arrow"
+    os.truncate(shard, shard.stat().st_size // 2)
+
+    for open_it in (lambda: open_index(places / "index"), lambda: build_index(places / "shards", places / "new", encoder[0])):
+        with pytest.raises(MedretError, match=r"images-00001\.arrow: the shard is damaged"):
+            open_it()
+
+
+def test_build_refuses_shards_whose_bytes_changed(places, encoder):
+    shard = places / "shards" / "images-00000.arrow"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+
+    with pytest.raises(MedretError, match="SHA-256"):
+        build_index(places / "shards", places / "new", encoder[0])
+    with pytest.raises(MedretError, match="SHA-256"):
+        open_index(places / "index", verify=True)
+
+
+def test_a_vector_that_was_not_encoded_is_named(places):
+    with pytest.raises(MedretError, match=r"hold no features vectors, only joint.*--vectors joint,features"):
+        open_index(places / "index").index("images", "features")
+    with pytest.raises(MedretError, match="holds no reports, only images"):
+        open_index(places / "index").index("reports")
+
+
+def test_a_folder_of_other_things_is_left_alone(places, encoder):
+    (places / "home" / "encoder").mkdir(parents=True)
+    (places / "home" / "encoder" / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(MedretError):
+        build_index(places / "shards", places / "home", encoder[0])
+    assert (places / "home" / "encoder" / "thesis.txt").read_text() == "years of work"
+
+    (places / "other").mkdir()
+    (places / "other" / "thesis.txt").write_text("years of work")
+    with pytest.raises(MedretError, match=r"is no index and not empty \(it holds thesis.txt\)"):
+        build_index(places / "shards", places / "other", encoder[0])
+
+
+def test_building_again_over_an_index_keeps_it_whole(places, encoder):
+    build_index(places / "shards", places / "index", places / "index" / "encoder")
+    build_index(places / "shards", places / "index", encoder[0])
+
+    assert open_index(places / "index", verify=True).index("images").rows == 18
+
+
+def test_an_unknown_kind_lists_the_known(places, encoder):
+    with pytest.raises(MedretError, match=r"'ivf' is not known. Choose one of: flat"):
+        build_index(places / "shards", places / "new", encoder[0], kind="ivf")
+
+
+@pytest.mark.parametrize(("installed", "message"), [([], "FAISS is not installed"), (["faiss-cpu", "faiss-gpu"], "2 FAISS packages")])
+def test_no_faiss_or_two_is_a_clear_error(tmp_path, monkeypatch, installed, message):
+    """Real distributions: metadata folders as pip leaves them, on a path of their own."""
+    for name in installed:
+        info = tmp_path / f"{name.replace('-', '_')}-1.15.1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.15.1\n")
+        (info / "top_level.txt").write_text("faiss\n")
+        (info / "RECORD").write_text("faiss/__init__.py,,\n")
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+
+    assert kinds.faiss_distributions() == installed
+    with pytest.raises(MedretError, match=message):
+        kinds.load_faiss()
+
+
+def test_importing_the_index_package_does_not_load_faiss():
+    import subprocess
+    import sys
+
+    code = "import index.vector_index, sys; sys.exit('faiss' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(vector_index.__file__).parents[1]).returncode == 0
