@@ -205,7 +205,7 @@ def test_a_pipe_does_not_block_the_reader(tmp_path):
 def test_odd_values_put_nothing_of_the_patient_on_the_screen(tmp_path, recwarn, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        write_film(tmp_path / "a.dcm", "1.1", PatientID="SECRET" * 20, PatientAge="SECRET", PatientBirthDate="SECRET")
+        write_film(tmp_path / "a.dcm", "1.1", PatientID="SECRET" * 20, PatientAge="SECRET", StudyInstanceUID="SECRET")
 
     read(tmp_path)
 
