@@ -144,6 +144,7 @@ def choose_image(
     config: dict[str, Any] = {}
     if preset.kind != EFFICIENTNET:
         config = complete_config(preset.kind, {**preset.config, **({"image_size": size} if preset.kind in ("vit", "swin") else {})})
+    _refuse_small(preset.kind, config, size)
     settings = {"kind": preset.kind, "pooling": pooling or _POOLINGS[preset.kind][0], "config": config}
     return settings, found, {"size": size, "mean": preset.mean, "std": preset.std}
 
@@ -155,7 +156,20 @@ def _choose_folder(folder: Path, pooling: str | None, size: int | None) -> tuple
     expected = _expected_input(folder, config)
     if size is not None:
         expected["size"] = size
+    _refuse_small(kind, config, expected["size"])
     return {"kind": kind, "pooling": pooling or _POOLINGS[kind][0], "config": config}, weights, expected
+
+
+def _refuse_small(kind: str, config: Mapping[str, Any], size: int) -> None:
+    """A swin's last map must hold one window; transformers fails in the midst of its attention otherwise."""
+    if kind != "swin":
+        return
+    step = config["patch_size"] * 2 ** (len(config["depths"]) - 1)
+    smallest = step * (config["window_size"] - 1) + 1
+    if size < smallest:
+        raise MedretError(
+            f"image size is {size} pixels, expected at least {smallest} for this swin. Choose a larger size or another encoder."
+        )
 
 
 def _expected_input(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
