@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from encoders.errors import MedretError
-from encoders.film import MAX_PIXELS, check_size, coded_size, grey_of_colour, is_frame_header, jpeg_segments
+from encoders.film import MAX_PIXELS, check_size, coded_format, grey_of_colour, jpeg_segments
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -71,6 +71,8 @@ def decode_dicom(data: bytes, name: str) -> np.ndarray:
         _check(dataset, name)
         stored = _decode_frame(dataset, name)  # (H, W) or (H, W, 3)
     if stored.ndim == 3:
+        if stored.dtype != np.uint8:
+            raise MedretError(f"{name}: no greyscale film: the DICOM holds colours of more than 8 bits. Leave it out.")
         return grey_of_colour(stored, name)
     try:
         return _grey(stored, dataset, name)
@@ -181,20 +183,19 @@ def _check_frame(frame: bytes, dataset: "Dataset", name: str) -> None:
     """Refuse a JPEG or JPEG 2000 frame that a native decoder would trust.
 
     Another size than the header's may be a bomb; gdcm pads a frame without its end with grey, and crashes the
-    process on broken segments or another sample format.
+    process on broken segments or a sample format that cannot be.
     """
-    size, fault = coded_size(frame), ""
-    if size is None:
+    coded, fault = coded_format(frame), ""
+    if coded is None:
         fault = "have no JPEG or JPEG 2000 header"
-    elif size != (dataset.Columns, dataset.Rows):
-        fault = f"hold {size[0]} x {size[1]}, but the DICOM header says {dataset.Columns} x {dataset.Rows}"
+    elif (coded.width, coded.height) != (dataset.Columns, dataset.Rows):
+        fault = f"hold {coded.width} x {coded.height}, but the DICOM header says {dataset.Columns} x {dataset.Rows}"
+    elif not 2 <= coded.precision <= dataset.BitsAllocated <= 16 or coded.components != dataset.SamplesPerPixel:
+        fault = f"have {coded.components} x {coded.precision} bits, unlike the DICOM header or beyond 16 bits"
+    elif frame[:2] == b"\xff\xd8" and [marker for marker, _ in jpeg_segments(frame)][-1] != 0xDA:
+        fault = "have a damaged JPEG header"
     elif b"\xff\xd9" not in frame[-1024:]:
         fault = "are cut short (no end marker)"
-    elif frame[:2] == b"\xff\xd8":
-        segments = list(jpeg_segments(frame))
-        formats = [(frame[at] > 8, frame[at + 5]) for marker, at in segments if is_frame_header(marker) and 2 <= frame[at] <= 16]
-        if formats != [(dataset.BitsAllocated > 8, dataset.SamplesPerPixel)] or segments[-1][0] != 0xDA:
-            fault = "have a damaged JPEG header"
     if fault:
         raise MedretError(f"{name}: the compressed pixels {fault}. Copy it again or leave it out.")
 
@@ -276,7 +277,7 @@ def _looked_up(values: np.ndarray, table: "Dataset", dataset: "Dataset") -> tupl
         entries = np.frombuffer(data[: count * 2], f"{order}u2") if len(data) >= count * 2 else np.frombuffer(data, np.uint8)
     else:
         entries = np.atleast_1d(np.asarray(data)).astype(np.uint16)
-    if len(entries) < count:
+    if len(entries) < count and bits <= 8:
         entries = entries.astype("<u2").view(np.uint8)  # two entries of 8 bits in a word
     if len(entries) < count:
         raise ValueError(f"a lookup table with {len(entries)} of {count} entries")

@@ -1,6 +1,7 @@
 """What counts as a film: its size, its greyness, its grey levels, and what looks wrong with it."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -28,20 +29,32 @@ def check_size(width: int, height: int, name: str) -> None:
         )
 
 
-def coded_size(data: bytes) -> tuple[int, int] | None:
-    """Read (width, height) from the header of a PNG, JPEG, JPEG-LS or JPEG 2000 stream, without decoding it.
+class CodedFormat(NamedTuple):
+    """What the header of a compressed image claims."""
 
-    Returns:
-        The size that the header claims, or None where no header was found.
+    width: int
+    height: int
+    precision: int  # bits a sample
+    components: int
+
+
+def coded_format(data: bytes) -> CodedFormat | None:
+    """Read the header of a PNG, JPEG, JPEG-LS or JPEG 2000 stream, without decoding it; None where there is none.
+
+    The components of a PNG are given as 1, whatever they are.
     """
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
-        return _big_endian(data, 16, 4), _big_endian(data, 20, 4)
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 25:
+        return CodedFormat(_number(data, 16, 4), _number(data, 20, 4), data[24], 1)
     if data[:2] == b"\xff\xd8":
-        return _jpeg_size(data)
+        for marker, at in jpeg_segments(data):
+            is_frame = marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC))  # 0xF7: JPEG-LS
+            if is_frame and len(data) > at + 5:
+                return CodedFormat(_number(data, at + 3, 2), _number(data, at + 1, 2), data[at], data[at + 5])
+        return None
     start = data[:4096].find(b"\xff\x4f\xff\x51")  # some writers put a JP2 box before the codestream
-    if start >= 0 and len(data) >= start + 24:
-        right, bottom, left, top = (_big_endian(data, start + at, 4) for at in (8, 12, 16, 20))
-        return right - left, bottom - top
+    if start >= 0 and len(data) > start + 42:
+        right, bottom, left, top = (_number(data, start + at, 4) for at in (8, 12, 16, 20))
+        return CodedFormat(right - left, bottom - top, (data[start + 42] & 0x7F) + 1, _number(data, start + 40, 2))
     return None
 
 
@@ -56,12 +69,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
         yield marker, at + 4
         if marker == 0xDA:  # start of scan
             return
-        at += 2 + _big_endian(data, at + 2, 2)
-
-
-def is_frame_header(marker: int) -> bool:
-    """Whether a JPEG segment says precision, height, width and components: SOF0 to SOF15, or SOF55 of JPEG-LS."""
-    return marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC))
+        at += 2 + _number(data, at + 2, 2)
 
 
 def grey_of_colour(colour: np.ndarray, name: str) -> np.ndarray:
@@ -135,12 +143,5 @@ def _likeness_to_a_chest(pixels: np.ndarray) -> float:
     return float((coarse * expected).sum()) / norm if norm > 0 else 0.0
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    for marker, at in jpeg_segments(data):
-        if is_frame_header(marker):
-            return _big_endian(data, at + 3, 2), _big_endian(data, at + 1, 2)
-    return None
-
-
-def _big_endian(data: bytes, at: int, size: int) -> int:
+def _number(data: bytes, at: int, size: int) -> int:
     return int.from_bytes(data[at : at + size], "big")

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from encoders.dicom_pixels import PACKAGES, decode_dicom, is_dicom
 from encoders.errors import MedretError
-from encoders.film import check_size, coded_size, film_doubts, grey_of_colour, stretched
+from encoders.film import check_size, coded_format, film_doubts, grey_of_colour, stretched
 
 __all__ = ["DECODING", "decode_image", "film_doubts", "missing_decoders", "read_image"]
 
@@ -95,9 +95,9 @@ def _is_installed(module: str) -> bool:
 
 
 def _decode_picture(data: bytes, shape: str, name: str) -> np.ndarray:
-    size = coded_size(data)
-    if size is not None:
-        check_size(*size, name)
+    claimed = coded_format(data)
+    if claimed is not None:
+        check_size(claimed.width, claimed.height, name)  # before Pillow, which would warn of a bomb or decode it
     try:
         with Image.open(BytesIO(data), formats=[shape]) as image:
             check_size(*image.size, name)
