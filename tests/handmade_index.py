@@ -1,0 +1,62 @@
+"""An engine over given records and vectors, for tests: what an index holds, without encoding anything."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from index.corpora.record import Record
+from index.manifest import IndexEntry, IndexManifest, ModalityShards, ShardsManifest
+from index.shards import ShardRow, ShardWriter, open_shards
+from index.vector_index import OpenedIndex
+from retrieval.engine import SearchEngine
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Return the rows at norm 1, float32."""
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def make_engine(
+    folder: Path,
+    parts: Mapping[str, tuple[Sequence[ShardRow], Mapping[str, np.ndarray]]],
+    *,
+    findings: Sequence[str] = (),
+    encoder_folder: Path | None = None,
+    encoder: str = "0" * 16,
+    root: str | None = None,
+    pseudonymised: bool = False,
+) -> SearchEngine:
+    """Write `parts` (modality to rows and named vectors) as shards of at most 50 rows, and open an engine over them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    modalities, entries = {}, []
+    for modality, (rows, vectors) in parts.items():
+        dimensions = {name: values.shape[1] for name, values in vectors.items()}
+        writer = ShardWriter(folder, modality, dimensions, findings)
+        shards = [
+            writer.write(number, rows[start : start + 50], {name: unit(values[start : start + 50]) for name, values in vectors.items()})
+            for number, start in enumerate(range(0, len(rows), 50))
+        ]
+        modalities[modality] = ModalityShards(dimensions=dimensions, shards=tuple(shards))
+        entries += [
+            IndexEntry(modality=modality, vector=name, kind="flat", rows=len(rows), dimension=size) for name, size in dimensions.items()
+        ]
+    ShardsManifest(
+        encoder=encoder,
+        preprocessing={},
+        dtype="float32",
+        compute={},
+        corpus={"format": "table", "root": root},
+        findings=tuple(findings),
+        text_sections=("findings",),
+        splits=None,
+        pseudonymised=pseudonymised,
+        counts={},
+        modalities=modalities,
+    ).save(folder)
+    manifest = IndexManifest(encoder=encoder, shards=".", shards_sha256="", indexes=tuple(entries))
+    return SearchEngine(OpenedIndex(folder, manifest, open_shards(folder)), encoder_folder or folder / "encoder")
+
+
+def image_rows(records: Sequence[Record]) -> list[ShardRow]:
+    return [ShardRow(record, path=None if record.image is None else str(record.image)) for record in records]
