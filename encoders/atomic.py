@@ -53,7 +53,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
             path.replace(old / path.name)
-        beside.replace(path)
+        try:
+            beside.replace(path)
+        except OSError:
+            if old is not None:
+                (old / path.name).replace(path)
+            raise
         _sync(path.parent)
     except OSError as error:
         raise MedretError(f"{path}: cannot be written ({error.strerror or error}). Free space or choose another place.") from error
