@@ -51,7 +51,7 @@ def test_an_image_becomes_a_record_with_its_study_and_report(tmp_path):
     assert (frontal.patient_id, frontal.study_id, frontal.split) == ("7", "7", "validate")
     assert frontal.sections == {"indication": "cough", "findings": "Big heart.", "impression": "Same."}
     assert frontal.tags == ("Cardiomegaly", "Scoliosis")
-    assert frontal.labels == {finding: LabelState.NOT_MENTIONED for finding in FINDINGS} | {"Cardiomegaly": LabelState.POSITIVE}
+    assert frontal.labels == dict.fromkeys(FINDINGS, LabelState.NOT_MENTIONED) | {"Cardiomegaly": LabelState.POSITIVE}
 
 
 def test_a_listed_png_is_found_as_jpg_and_a_listed_jpg_as_png(tmp_path):

@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from encoders.errors import MedretError
+from index.corpora.readers import open_corpus
 from index.corpora.record import LabelState, Tally
 from index.corpora.table import findings_table, read_table, recognises_table
 
@@ -172,7 +173,7 @@ def test_a_column_that_is_not_there_is_an_error_that_lists_the_columns(tmp_path)
 
     with pytest.raises(MedretError, match=r"no column 'subject' for patient; found 'path', 'pid'"):
         read(path, patient="subject")
-    with pytest.raises(MedretError, match="a table has no 'colour'. Known are id, path, text"):
+    with pytest.raises(MedretError, match=r"a table has no 'colour'\. Known are id, path, text"):
         read(path, colour="pid")
 
 
@@ -267,3 +268,17 @@ def test_a_damaged_table_is_one_clear_line(tmp_path, name, content, message):
 
     assert "SECRET" not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_table_that_names_dicom_files_is_read_as_a_table(tmp_path):
+    (tmp_path / "a.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    write_csv(tmp_path / "t.csv", ["path", "Edema"], ["a.dcm", "1"])
+
+    assert open_corpus(tmp_path).format == "table"
+
+
+def test_a_table_without_such_columns_leaves_a_folder_of_films_to_the_dicom_reader(tmp_path):
+    (tmp_path / "a.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    write_csv(tmp_path / "inventory.csv", ["station", "count"], ["3", "1"])
+
+    assert open_corpus(tmp_path).format == "dicom"

@@ -9,7 +9,7 @@ from typing import Any
 from encoders.errors import MedretError
 from index.corpora.record import Record, Tally
 
-FORMATS = ("mimic-cxr-jpg", "chexpert", "openi", "dicom", "table")  # in the order in which they are tried
+FORMATS = ("mimic-cxr-jpg", "chexpert", "openi", "table", "dicom")  # as tried: a table may name DICOM files, and knows more
 
 _MARKS = {  # what each format is recognised by, for the message when none is
     "mimic-cxr-jpg": "mimic-cxr-2.0.0-metadata.csv(.gz)",
