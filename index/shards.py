@@ -16,12 +16,11 @@ import pyarrow.compute as pc
 
 from encoders.atomic import whole_file
 from encoders.errors import MedretError
-from index.corpora.record import LabelState, Record
+from index.corpora.record import NULL_LABEL, LabelState, Record
 from index.manifest import MODALITIES, VECTORS, ModalityShards, ShardFile, ShardsManifest, check_files, load_shards_manifest, sha256_file
 
 __all__ = ["MODALITIES", "NULL_LABEL", "VECTORS", "ShardRow", "ShardTable", "ShardWriter", "Shards", "open_shards"]
 
-NULL_LABEL = -128  # in label matrices: nobody looked for this finding in this record
 _STRINGS = ("patient_id", "study_id", "view", "split", "sex")
 
 Rows = npt.NDArray[np.int64]
