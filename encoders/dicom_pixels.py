@@ -66,7 +66,8 @@ def decode_dicom(data: bytes, name: str) -> np.ndarray:
     except ImportError as error:
         raise MedretError(f"{name}: DICOM needs the package pydicom, which is not installed. {_INSTALL}") from error
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # pydicom's quote values of the header, and what matters is raised below
+        # They quote values of the header, and what matters is raised below. Limited to pydicom, as threads share filters.
+        warnings.filterwarnings("ignore", module=r"pydicom\.")
         dataset = _read(data, name)
         _check(dataset, name)
         stored = _decode_frame(dataset, name)  # (H, W) or (H, W, 3)
