@@ -89,7 +89,7 @@ def test_an_unknown_folder_says_what_was_looked_for(tmp_path):
 
 
 def test_an_unknown_format_lists_the_known_ones(tmp_path):
-    with pytest.raises(MedretError, match=r"'mimic' is no corpus format.*mimic-cxr-jpg, chexpert, openi, dicom, table"):
+    with pytest.raises(MedretError, match=r"'mimic' is no corpus format.*mimic-cxr-jpg, chexpert, openi, table, dicom"):
         open_corpus(tmp_path, "mimic")
 
 

@@ -167,7 +167,7 @@ def _table_file(root: Path) -> Path:
     if len(tables) == 1:
         return tables[0]
     found = f"{len(tables)} tables ({', '.join(path.name for path in tables[:5])})" if tables else "no table"
-    raise MedretError(f"{root}: {found} in this folder, expected one of {', '.join(_SUFFIXES)}. Name the table's own file.")
+    raise MedretError(f"{root}: {found} in this folder, expected exactly one ({', '.join(_SUFFIXES)}). Name the table's own file.")
 
 
 def _suffix(path: Path) -> str:
