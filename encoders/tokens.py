@@ -148,7 +148,8 @@ def load_pretrained_tokenizer(folder: Path) -> Tokenizer:
 
     beside = folder / "tokenizer_config.json"
     settings = read_json(beside) if beside.is_file() else {}
-    entries = {token: number for number, token in enumerate(_read(vocabulary).splitlines())}
+    lines = _read(vocabulary).removesuffix("\n").split("\n")  # splitlines would break at other signs, which are tokens here
+    entries = {token: number for number, token in enumerate(lines)}
     missing = [token for token in SPECIAL_TOKENS[:4] if token not in entries]
     if missing:
         raise MedretError(f"{vocabulary}: the token {missing[0]} is missing, expected a BERT vocabulary. Choose another text encoder.")

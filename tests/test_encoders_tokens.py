@@ -129,6 +129,12 @@ def test_cut_and_padding_stored_in_a_tokenizer_file_do_not_apply(tmp_path):
     assert batch.ids.tolist() == tokenizer(["the heart is normal"], 64).ids.tolist()
 
 
+def test_a_line_separator_in_a_vocabulary_is_a_token_and_ends_no_line(tmp_path):
+    folder = write_vocabulary(tmp_path / "bert", words=[*WORDS[:5], "\u2028", "heart"])
+
+    assert load_pretrained_tokenizer(folder)(["heart"], 8).ids.tolist() == [[2, 6, 3]]
+
+
 def test_the_padding_id_is_found_by_name(tmp_path):
     folder = write_vocabulary(tmp_path / "bert", words=["[CLS]", "[SEP]", "[UNK]", "[PAD]", "heart"])
 
