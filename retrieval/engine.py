@@ -1,10 +1,8 @@
 """From a question to ranked records: the one search path of the command line, the page and the evaluations."""
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.errors import MedretError
-from index.corpora.csvfile import read_csv
 from retrieval.answers import Answer, Hit, Query, Ranking
 from retrieval.filters import rows_with
+from retrieval.shelf import Shelf
 
 if TYPE_CHECKING:
     from encoders.dual import DualEncoder
@@ -46,6 +44,7 @@ class SearchEngine:
         self.opened = opened
         self.encoder_folder = encoder_folder
         self.device = device
+        self._shelf = Shelf(opened.shards)
         self._encoder: DualEncoder | None = None
         self._loading = threading.Lock()
 
@@ -122,7 +121,7 @@ class SearchEngine:
             held = table.rows if allowed is None else int(np.count_nonzero(allowed))
             where = "the index" if query.splits is None else f"split {', '.join(query.splits)}"
             asked.notes.append(f"{found} answers instead of {query.k}: {where} holds {held} {query.find}")
-        hits = self._hits(query.find, ranking.rows[0, :found], ranking.scores[0, :found])
+        hits = self._shelf.hits(query.find, ranking.rows[0, :found], ranking.scores[0, :found])
         return Answer(query=query, hits=hits, notes=tuple(asked.notes))
 
     def rank(
@@ -191,6 +190,10 @@ class SearchEngine:
         result: NDArray[np.float32] = chosen.float().cpu().numpy()
         return result
 
+    def image_path(self, id: str) -> Path | None:
+        """Return the file of an image of the index, where it is known, also where hits do not name it."""
+        return self._shelf.image_path(id)
+
     def _index(self, modality: str, vector: str) -> "VectorIndex":
         return self.opened.index(modality, vector)
 
@@ -218,29 +221,11 @@ class SearchEngine:
 
     def _ask_image(self, path: Path, vector: str) -> _Asked:
         asked = _Asked(self.encode_image(path, vector), "image")
-        row = self._row_of_file(Path(path).absolute()) if "images" in self.modalities else None
+        row = self._shelf.row_of_file(path) if "images" in self.modalities else None
         if row is not None:
             rows = np.array([row], dtype=np.int64)
             asked.home, asked.row, asked.record = "images", row, self.table("images").records(rows)[0]
         return asked
-
-    def _row_of_file(self, path: Path) -> int | None:
-        """The image record of the corpus that this file is."""
-        table = self.table("images")
-        if self.opened.shards.manifest.pseudonymised:
-            return next((table.find(id) for id, held in self._private_paths.items() if held == path), None)
-        root = self.opened.shards.manifest.corpus.get("root")
-        stored = path.relative_to(root) if root is not None and path.is_relative_to(root) else path
-        rows = table.rows_of("path", [str(stored)])
-        return int(rows[0]) if len(rows) else None
-
-    @cached_property
-    def _private_paths(self) -> Mapping[str, Path]:
-        """Where the images of a pseudonymised index are, for those who may read the table; nothing for others."""
-        table = self.opened.shards.folder / "private" / "paths.csv"
-        if not os.access(table, os.R_OK):
-            return {}
-        return {row["id"]: Path(row["path"]) for row in read_csv(table, ("id", "path"))}
 
     def _left_out(self, query: Query, asked: _Asked) -> NDArray[np.int64]:
         """The rows that must not answer: the record that asks, and its patient's; says so in the notes."""
@@ -261,45 +246,6 @@ class SearchEngine:
         mates = self.table(query.find).rows_of(column, [asked.record[column]])
         asked.notes.append(f"left out as of the query's own {word}: {len(mates)} {query.find}")
         return np.union1d(own, mates)
-
-    def _hits(self, find: str, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> tuple[Hit, ...]:
-        records = self.table(find).records(rows)
-        texts = self._report_texts(records) if find == "images" else [record["text"] for record in records]
-        hits = []
-        for place, (record, score, text) in enumerate(zip(records, scores, texts, strict=True)):
-            path, shown = self._paths(record) if find == "images" else (None, None)
-            hits.append(
-                Hit(
-                    rank=place + 1,
-                    score=float(score),
-                    id=record["id"],
-                    modality=find,
-                    patient_id=record["patient_id"],
-                    study_id=record["study_id"],
-                    view=record["view"],
-                    labels=record["labels"],
-                    text=text,
-                    path=path,
-                    image_path=shown,
-                )
-            )
-        return tuple(hits)
-
-    def _report_texts(self, records: Sequence[Mapping[str, Any]]) -> list[str | None]:
-        """The report of each image's study, else of the record itself, or None."""
-        if "reports" not in self.modalities:
-            return [None] * len(records)
-        reports = self.table("reports")
-        units = [record["study_id"] or record["id"] for record in records]  # what a report is called
-        texts = {report["id"]: report["text"] for report in reports.records(reports.rows_of("id", units))}
-        return [texts.get(unit) for unit in units]
-
-    def _paths(self, record: Mapping[str, Any]) -> tuple[Path | None, Path | None]:
-        """The path that a hit may name, and the one to show the image from."""
-        if self.opened.shards.manifest.pseudonymised:
-            return None, self._private_paths.get(record["id"])
-        path = None if record["path"] is None else Path(record["path"])
-        return path, path
 
 
 def _same_encoder(path: Path, opened: "OpenedIndex") -> Path:

@@ -1,0 +1,95 @@
+"""What stands behind a row of the index: its record, its study's report, its image file."""
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.corpora.csvfile import read_csv
+from retrieval.answers import Hit
+
+if TYPE_CHECKING:
+    from index.shards import Shards
+
+PRIVATE_PATHS = Path("private") / "paths.csv"  # where index.encode leaves the paths of a pseudonymised corpus
+
+
+class Shelf:
+    """Looks up records, report texts and image files of a shards folder.
+
+    Args:
+        shards: The opened folder.
+    """
+
+    def __init__(self, shards: "Shards") -> None:
+        self._shards = shards
+        self._pseudonymised = shards.manifest.pseudonymised
+
+    def hits(self, modality: str, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> tuple[Hit, ...]:
+        """Return the hits for (R,) rows with their scores, in this order."""
+        records = self._shards.table(modality).records(rows)
+        texts = self._report_texts(records) if modality == "images" else [record["text"] for record in records]
+        return tuple(
+            self._hit(rank, float(score), record, text)
+            for rank, (score, record, text) in enumerate(zip(scores, records, texts, strict=True), start=1)
+        )
+
+    def image_path(self, id: str) -> Path | None:
+        """Return the file of an image record, where it is known, also where hits do not name it."""
+        table = self._shards.table("images")
+        row = table.find(id)
+        return None if row is None else self._file(table.records(np.array([row], dtype=np.int64))[0])
+
+    def row_of_file(self, path: Path) -> int | None:
+        """Return the image record of the corpus that this file is, or None."""
+        table = self._shards.table("images")
+        places = {Path(os.path.abspath(path)), Path(path).resolve()}  # noqa: PTH100 (absolute() keeps "..")
+        if self._pseudonymised:
+            return next((table.find(id) for id, file in self._private_paths.items() if file in places), None)
+        root = self._shards.manifest.corpus.get("root")
+        roots = set() if root is None else {Path(root), Path(root).resolve()}
+        below = {place.relative_to(home) for place in places for home in roots if place.is_relative_to(home)}
+        rows = table.rows_of("path", [str(place) for place in places | below])
+        return int(rows[0]) if len(rows) else None
+
+    def _hit(self, rank: int, score: float, record: Mapping[str, Any], text: str | None) -> Hit:
+        file = self._file(record) if record["modality"] == "images" else None
+        return Hit(
+            rank=rank,
+            score=score,
+            id=record["id"],
+            modality=record["modality"],
+            patient_id=record["patient_id"],
+            study_id=record["study_id"],
+            view=record["view"],
+            labels=record["labels"],
+            text=text,
+            path=None if self._pseudonymised else file,
+            image_path=file,
+        )
+
+    def _report_texts(self, records: Sequence[Mapping[str, Any]]) -> list[str | None]:
+        """The report of each image's study, else of the record itself, or None."""
+        if "reports" not in self._shards.modalities:
+            return [None] * len(records)
+        reports = self._shards.table("reports")
+        units = [record["study_id"] or record["id"] for record in records]  # what a report is called
+        texts = {report["id"]: report["text"] for report in reports.records(reports.rows_of("id", units))}
+        return [texts.get(unit) for unit in units]
+
+    def _file(self, record: Mapping[str, Any]) -> Path | None:
+        if self._pseudonymised:
+            return self._private_paths.get(record["id"])
+        return None if record["path"] is None else Path(record["path"])
+
+    @cached_property
+    def _private_paths(self) -> Mapping[str, Path]:
+        """Where the images of a pseudonymised index are, for those who may read the table; nothing for others."""
+        table = self._shards.folder / PRIVATE_PATHS
+        if not os.access(table, os.R_OK):
+            return {}
+        return {row["id"]: Path(row["path"]) for row in read_csv(table, ("id", "path"))}

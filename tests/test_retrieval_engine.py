@@ -1,0 +1,314 @@
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from handmade_index import make_engine, unit
+from PIL import Image
+
+from encoders.checkpoint import save_checkpoint
+from encoders.dual import build_encoder
+from encoders.errors import MedretError
+from encoders.pixels import read_image
+from index.corpora.readers import open_corpus
+from index.corpora.record import LabelState, Record
+from index.encode import EncodeOptions, encode_corpus
+from index.shards import ShardRow
+from index.vector_index import build_index
+from retrieval.engine import Query, SearchEngine
+
+ROWS = [  # path, text, patient, study, view, split, Edema, Fracture
+    ("a1.png", "Mild pulmonary edema. No fracture.", "p1", "s1", "PA", "train", "1", "0"),
+    ("a2.png", "Mild pulmonary edema. No fracture.", "p1", "s1", "LATERAL", "train", "1", "0"),
+    ("a3.png", "The edema has resolved since.", "p1", "s2", "PA", "train", "0", ""),
+    ("b1.png", "Displaced rib fracture on the left.", "p2", "s3", "AP", "validate", "", "1"),
+    ("c1.png", "Lungs are clear, the heart is normal.", "", "s4", "AP", "validate", "-1", "0"),
+    ("c2.png", "Lungs are clear, the heart is normal.", "", "s4", "PA", "validate", "-1", "0"),
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A corpus of six films in a table, a tiny random encoder, and the index of the one by the other."""
+    home = tmp_path_factory.mktemp("engine")
+    corpus = home / "corpus"
+    corpus.mkdir()
+    draw = np.random.default_rng(0)
+    for path, *_ in ROWS:
+        coarse = Image.fromarray(draw.integers(0, 255, (5, 4), dtype=np.uint8))
+        coarse.resize((48, 60), Image.Resampling.BICUBIC).save(corpus / path)
+    lines = ["path,text,patient,study,view,split,Edema,Fracture", *(",".join(f'"{cell}"' for cell in row) for row in ROWS)]
+    (corpus / "table.csv").write_text("\n".join(lines) + "\n")
+    encoder = build_encoder(texts=[row[1] for row in ROWS], size=32, dimension=16, max_tokens=24).eval()
+    save_checkpoint(encoder, home / "encoder")
+    options = EncodeOptions(vectors=("joint", "features"), text_units=("report", "sentence"))
+    encode_corpus(open_corpus(corpus / "table.csv"), encoder, home / "shards", options=options)
+    build_index(home / "shards", home / "index", home / "encoder")
+    return home
+
+
+@pytest.fixture(scope="module")
+def engine(home):
+    return SearchEngine.load(home / "index", device="cpu")
+
+
+def joint(engine, texts=None, films=None):
+    """Encode by the encoder alone, without the engine."""
+    with torch.inference_mode():
+        if texts is not None:
+            return engine.encoder.encode_texts(texts).joint.numpy()
+        squares = np.stack([engine.encoder.config.preprocessing.square(read_image(film)) for film in films])
+        return engine.encoder.encode_images(torch.from_numpy(squares)).joint.numpy()
+
+
+def test_a_text_finds_images_by_cosine(engine, home):
+    scores = joint(engine, films=[home / "corpus" / row[0] for row in ROWS]) @ joint(engine, texts=["rib fracture"])[0]
+    expected = np.argsort(-scores)
+
+    answer = engine.search(Query(text="rib fracture", k=6))
+
+    assert [hit.id for hit in answer.hits] == [Path(ROWS[row][0]).stem for row in expected]
+    np.testing.assert_allclose([hit.score for hit in answer.hits], scores[expected], atol=1e-5)
+    assert [hit.rank for hit in answer.hits] == [1, 2, 3, 4, 5, 6]
+    assert answer.notes == ()
+
+
+def test_a_hit_says_all_that_is_known_of_its_record(engine, home):
+    hit = next(hit for hit in engine.search(Query(text="edema", k=6)).hits if hit.id == "c1")
+
+    assert hit.to_dict() == {
+        "rank": hit.rank,
+        "score": hit.score,
+        "id": "c1",
+        "modality": "images",
+        "patient_id": None,
+        "study_id": "s4",
+        "view": "AP",
+        "labels": {"Edema": "uncertain", "Fracture": "negative"},
+        "text": "Lungs are clear, the heart is normal.",
+        "path": str(home / "corpus" / "c1.png"),
+    }
+    assert hit.image_path == home / "corpus" / "c1.png"
+
+
+def test_a_text_finds_the_report_that_is_that_text(engine):
+    answer = engine.search(Query(text="  Displaced rib fracture \n on the left. ", find="reports", k=4))
+
+    assert answer.hits[0].id == "s3"
+    assert answer.hits[0].score == pytest.approx(1, abs=1e-5)
+    assert {hit.modality for hit in answer.hits} == {"reports"}
+    assert answer.hits[0].path is None
+
+
+def test_sentences_are_found_by_sentence(engine):
+    answer = engine.search(Query(text="No fracture.", find="sentences", k=1))
+
+    assert answer.hits[0].text == "No fracture."
+
+
+def test_features_compare_texts_with_texts(engine):
+    answer = engine.search(Query(text="The edema has resolved since.", find="reports", vector="features", k=1))
+
+    assert (answer.hits[0].id, answer.hits[0].score) == ("s2", pytest.approx(1, abs=1e-5))
+
+
+@pytest.mark.parametrize("query", [{"text": "edema"}, {"id": "s1"}, {"id": "a1", "find": "reports"}])
+def test_features_of_images_and_texts_are_never_compared(engine, query):
+    with pytest.raises(MedretError, match="joint"):
+        engine.search(Query(vector="features", **query))
+
+
+def test_a_record_finds_others_but_not_itself_nor_its_patient(engine):
+    answer = engine.search(Query(id="a1", k=10))
+
+    assert sorted(hit.id for hit in answer.hits) == ["b1", "c1", "c2"]
+    assert any("own patient" in note and "3 images" in note for note in answer.notes)
+    assert any("3 answers instead of 10" in note for note in answer.notes)
+
+
+def test_a_record_without_a_patient_leaves_out_its_study(engine):
+    answer = engine.search(Query(id="c1", k=10))
+
+    assert sorted(hit.id for hit in answer.hits) == ["a1", "a2", "a3", "b1"]
+    assert any("own study" in note for note in answer.notes)
+
+
+def test_the_patient_may_be_included_but_the_record_is_never_its_own_answer(engine):
+    answer = engine.search(Query(id="a1", k=5, exclude_same_patient=False))
+
+    assert sorted(hit.id for hit in answer.hits) == ["a2", "a3", "b1", "c1", "c2"]
+    assert answer.notes == ()
+
+
+def test_a_report_by_id_finds_images_of_other_patients(engine):
+    answer = engine.search(Query(id="s3", k=10))
+
+    assert sorted(hit.id for hit in answer.hits) == ["a1", "a2", "a3", "c1", "c2"]
+    assert {hit.modality for hit in answer.hits} == {"images"}
+
+
+def test_an_image_of_the_corpus_is_recognised_by_its_file(engine, home):
+    asked = engine.search(Query(image=home / "corpus" / "a1.png", k=10))
+    by_id = engine.search(Query(id="a1", k=10))
+
+    assert [hit.id for hit in asked.hits] == [hit.id for hit in by_id.hits]
+    assert asked.notes == by_id.notes
+
+
+def test_a_copied_image_is_no_record_and_finds_its_original(engine, home, tmp_path):
+    (tmp_path / "copy.png").write_bytes((home / "corpus" / "b1.png").read_bytes())
+
+    answer = engine.search(Query(image=tmp_path / "copy.png", k=1))
+
+    assert (answer.hits[0].id, answer.hits[0].score) == ("b1", pytest.approx(1, abs=1e-5))
+
+
+@pytest.mark.parametrize("query", [{"text": "edema"}, {"image": "copy.png"}])
+def test_a_query_whose_patient_is_not_known_cannot_leave_the_patient_out(engine, home, tmp_path, query):
+    if "image" in query:
+        query = {"image": tmp_path / "copy.png"}
+        query["image"].write_bytes((home / "corpus" / "b1.png").read_bytes())
+
+    with pytest.raises(MedretError, match="patient is not known"):
+        engine.search(Query(exclude_same_patient=True, **query))
+
+
+def test_a_query_can_be_kept_to_splits(engine):
+    answer = engine.search(Query(text="edema", splits=("validate",), k=5))
+
+    assert sorted(hit.id for hit in answer.hits) == ["b1", "c1", "c2"]
+    assert any("split validate holds 3 images" in note for note in answer.notes)
+
+
+def test_a_long_text_is_cut_with_a_note(engine):
+    assert any("24 tokens" in note for note in engine.search(Query(text="edema " * 40)).notes)
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n"])
+def test_an_empty_text_is_refused(engine, text):
+    with pytest.raises(MedretError, match="empty"):
+        engine.search(Query(text=text))
+
+
+def test_an_unreadable_image_is_refused_by_name(engine, tmp_path):
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+
+    with pytest.raises(MedretError, match=r"torn\.png"):
+        engine.search(Query(image=tmp_path / "torn.png"))
+
+
+def test_an_unknown_record_is_refused_by_name(engine):
+    with pytest.raises(MedretError, match="z9"):
+        engine.search(Query(id="z9"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{}, {"text": "a", "id": "b"}, {"text": "a", "k": 0}, {"text": "a", "find": "films"}, {"text": "a", "vector": "both"}],
+)
+def test_a_query_that_makes_no_sense_is_a_wrong_call(wrong):
+    with pytest.raises(ValueError, match=r"query|k is|find is|vector is"):
+        Query(**wrong)
+
+
+def test_another_encoder_is_refused_and_both_fingerprints_named(home, tmp_path):
+    other = save_checkpoint(build_encoder(texts=["other words"], size=32, dimension=16, seed=1), tmp_path / "other")
+    own = SearchEngine.load(home / "index").fingerprint
+
+    with pytest.raises(MedretError, match=f"{other}.*{own}.*build-index"):
+        SearchEngine.load(home / "index", encoder=tmp_path / "other")
+
+
+def test_a_copy_of_the_same_encoder_is_taken(home, tmp_path):
+    save_checkpoint(SearchEngine.load(home / "index").encoder, tmp_path / "run" / "best")
+
+    engine = SearchEngine.load(home / "index", encoder=tmp_path / "run")
+
+    assert engine.encoder_folder == tmp_path / "run" / "best"
+    assert engine.search(Query(text="edema")).hits
+
+
+def test_a_stored_record_is_asked_without_loading_torch(home):
+    script = (
+        "import sys; from retrieval.engine import Query, SearchEngine; "
+        f"hits = SearchEngine.load({str(home / 'index')!r}).search(Query(id='a1')).hits; "
+        "assert len(hits) == 3; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_many_threads_get_the_answers_of_one(home):
+    engine = SearchEngine.load(home / "index", device="cpu")
+    queries = [Query(text=row[1], k=3) for row in ROWS] + [Query(id=Path(row[0]).stem, k=3) for row in ROWS]
+    alone = [SearchEngine.load(home / "index", device="cpu").search(query) for query in queries[:1]]
+
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(engine.search, queries * 4))
+
+    one_by_one = [engine.search(query) for query in queries]
+    assert together == one_by_one * 4
+    assert together[0] == alone[0]
+
+
+def test_equal_scores_come_in_the_order_of_ids_and_short_lists_are_padded(tmp_path):
+    rows = [ShardRow(Record(id=id, image=None)) for id in ("c", "a", "b", "d")]
+    vectors = np.array([[1, 0], [1, 0], [1, 0], [0, 1]])
+    engine = make_engine(tmp_path, {"images": (rows, {"joint": vectors})})
+
+    ranking = engine.rank(unit(np.array([[2, 0]])), "images", 5, exclude=[np.array([1])])
+
+    assert ranking.rows.tolist() == [[2, 0, 3, -1, -1]]
+    np.testing.assert_array_equal(ranking.scores, np.array([[1, 1, 0, np.nan, np.nan]], np.float32))
+
+
+def test_a_modality_that_the_index_lacks_is_named(tmp_path):
+    rows = [ShardRow(Record(id="a", image=None))]
+    engine = make_engine(tmp_path, {"images": (rows, {"joint": np.ones((1, 2))})})
+
+    with pytest.raises(MedretError, match="reports"):
+        engine.search(Query(id="a", find="reports"))
+
+
+def test_vectors_that_the_index_lacks_are_named(tmp_path):
+    rows = [ShardRow(Record(id="a", image=None))]
+    engine = make_engine(tmp_path, {"images": (rows, {"joint": np.ones((1, 2))})})
+
+    with pytest.raises(MedretError, match="features"):
+        engine.search(Query(id="a", vector="features"))
+
+
+def test_a_report_without_a_study_belongs_to_the_image_of_its_name(tmp_path):
+    image = ShardRow(Record(id="x", image=Path("x.png"), labels={"Edema": LabelState.POSITIVE}), path="x.png")
+    other = ShardRow(Record(id="y", image=Path("y.png")), path="y.png")
+    report = ShardRow(Record(id="x", image=None), text="Edema is seen.")
+    parts = {"images": ([image, other], {"joint": np.eye(2)}), "reports": ([report], {"joint": np.ones((1, 2))})}
+    engine = make_engine(tmp_path, parts, findings=["Edema"], root=str(tmp_path))
+
+    hits = engine.search(Query(id="x", find="images", exclude_same_patient=False)).hits
+    by_report = {hit.id: hit.text for hit in (*hits, *engine.search(Query(id="y", exclude_same_patient=False)).hits)}
+
+    assert by_report == {"x": "Edema is seen.", "y": None}
+
+
+def test_a_pseudonymised_index_shows_images_without_naming_their_files(tmp_path):
+    rows = [ShardRow(Record(id="hash1", image=None)), ShardRow(Record(id="hash2", image=None))]
+    engine = make_engine(tmp_path, {"images": (rows, {"joint": np.eye(2)})}, pseudonymised=True)
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "paths.csv").write_text("id,path\nhash1,/films/a.png\nhash2,/films/b.png\n")
+
+    hit = engine.search(Query(id="hash1")).hits[0]
+
+    assert hit.path is None
+    assert hit.to_dict()["path"] is None
+    assert hit.image_path == Path("/films/b.png")
+
+
+def test_without_the_private_table_a_pseudonymised_image_cannot_be_shown(tmp_path):
+    rows = [ShardRow(Record(id="hash1", image=None)), ShardRow(Record(id="hash2", image=None))]
+    engine = make_engine(tmp_path, {"images": (rows, {"joint": np.eye(2)})}, pseudonymised=True)
+
+    assert engine.search(Query(id="hash1")).hits[0].image_path is None
