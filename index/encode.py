@@ -257,7 +257,6 @@ def _plan(corpus: Corpus, mark: str, rows: Rows, options: EncodeOptions) -> dict
         "encoder": mark,
         "corpus": corpus.format,
         "findings": list(corpus.findings),
-        "records": digest_rows(rows),
         "vectors": list(options.vectors),
         "text_units": list(options.text_units),
         "text_sections": list(options.text_sections),
@@ -265,6 +264,7 @@ def _plan(corpus: Corpus, mark: str, rows: Rows, options: EncodeOptions) -> dict
         "dtype": options.dtype,
         "shard_rows": options.shard_rows,
         "pseudonym_key": None if options.pseudonym_key is None else Pseudonymiser(options.pseudonym_key).check,
+        "records": digest_rows(rows)[:32],  # last: where an option differs, it is what to name
     }
 
 

@@ -1,0 +1,132 @@
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from encoders.errors import MedretError
+from encoders.pixels import read_image
+from encoders.preprocess import Preprocessing
+from index import cache
+from index.cache import build_image_cache, decode_squares
+from index.corpora.record import Record
+
+WAY = Preprocessing(size=16)
+
+
+@pytest.fixture
+def records(tmp_path):
+    folder = tmp_path / "Doe_Jane"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    made = []
+    for number in range(7):
+        path = folder / f"film{number}.png"
+        Image.fromarray(random.integers(0, 256, (20 + number, 30), np.uint8)).save(path)
+        made.append(Record(id=f"r{number}", image=path))
+    return [*made, Record(id="text only", image=None)]
+
+
+def test_the_cache_holds_what_decoding_each_image_gives(records, tmp_path):
+    held = build_image_cache(records, WAY, tmp_path / "cache", workers=3)
+
+    assert held.ids == [f"r{number}" for number in range(7)]
+    assert (held.images.shape, held.images.dtype, held.images.flags.writeable) == ((7, 16, 16), np.uint8, False)
+    assert isinstance(held.images, np.memmap)
+    for record, square in zip(records, held.images, strict=False):
+        np.testing.assert_array_equal(square, WAY.square(read_image(record.image)))
+
+
+def test_the_cache_is_a_plain_numpy_file(records, tmp_path):
+    held = build_image_cache(records, WAY, tmp_path / "cache", size=24)
+
+    np.testing.assert_array_equal(np.load(next((tmp_path / "cache").glob("*.npy"))), held.images)
+    assert held.images.shape == (7, 24, 24)
+
+
+def test_a_bad_image_has_no_row_but_a_reason_without_its_path(records, tmp_path):
+    records[2].image.write_text("no image")
+    records[4].image.unlink()
+
+    held = build_image_cache(records, WAY, tmp_path / "cache")
+
+    assert held.ids == ["r0", "r1", "r3", "r5", "r6"]
+    assert list(held.failures) == ["r2", "r4"]
+    assert not any("Doe_Jane" in reason or "film" in reason for reason in held.failures.values())
+    np.testing.assert_array_equal(held.images[2], WAY.square(read_image(records[3].image)))
+
+
+def no_decoding(*args, **kwargs):
+    raise AssertionError("decoded again")
+
+
+def test_the_cache_is_reused_for_the_same_images(records, tmp_path, monkeypatch):
+    first = build_image_cache(records, WAY, tmp_path / "cache")
+    monkeypatch.setattr(cache, "decode_squares", no_decoding)
+
+    np.testing.assert_array_equal(build_image_cache(records, WAY, tmp_path / "cache").images, first.images)
+
+
+@pytest.mark.parametrize("change", ["size", "preprocessing", "records", "image"])
+def test_the_cache_is_made_anew_when_anything_changes(records, tmp_path, change):
+    build_image_cache(records, WAY, tmp_path / "cache")
+    if change == "image":
+        Image.fromarray(np.zeros((30, 30), np.uint8)).save(records[0].image)
+    changed = records[1:] if change == "records" else records
+    way = Preprocessing(size=16, fit="crop") if change == "preprocessing" else WAY
+
+    held = build_image_cache(changed, way, tmp_path / "cache", size=20 if change == "size" else None)
+
+    expected = way.square(read_image(changed[0].image), 20 if change == "size" else None)
+    np.testing.assert_array_equal(held.images[0], expected)
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", range(1, 8))
+def test_a_stopped_run_goes_on_where_it_was_stopped(records, tmp_path, monkeypatch, stop):
+    monkeypatch.setattr(cache, "_AT_ONCE", 2)
+    records[1].image.write_text("no image")
+    expected = build_image_cache(records, WAY, tmp_path / "whole")
+
+    def stop_there(done, total):
+        if done == stop:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        build_image_cache(records, WAY, tmp_path / "cache", progress=stop_there)
+    assert list((tmp_path / "cache").glob("*.npy")) == []
+    done = []
+    held = build_image_cache(records, WAY, tmp_path / "cache", progress=lambda count, total: done.append(count))
+
+    assert done == list(range(stop - stop % 2 + 1, 8))
+    assert (held.ids, held.failures) == (expected.ids, expected.failures)
+    np.testing.assert_array_equal(held.images, expected.images)
+
+
+def test_a_damaged_cache_says_what_to_remove(records, tmp_path):
+    build_image_cache(records, WAY, tmp_path / "cache")
+    file = next((tmp_path / "cache").glob("*.npy"))
+    os.truncate(file, 500)
+
+    with pytest.raises(MedretError, match=f"the image cache is damaged.*Remove {file.stem}"):
+        build_image_cache(records, WAY, tmp_path / "cache")
+
+
+def test_no_image_at_all_is_an_error(records, tmp_path):
+    with pytest.raises(MedretError, match="none of the records has an image"):
+        build_image_cache(records[-1:], WAY, tmp_path / "cache")
+    for record in records[:-1]:
+        record.image.unlink()
+    with pytest.raises(MedretError, match="none of 7 images can be decoded; the first: "):
+        build_image_cache(records, WAY, tmp_path / "cache")
+
+
+def test_squares_come_in_the_order_of_the_records(records):
+    many = records[:-1] * 60
+    names = [record.id for record, _ in decode_squares(many, WAY, 16, workers=4)]
+
+    assert names == [record.id for record in many]
