@@ -23,6 +23,7 @@ def whole_file(path: Path, mode: int = 0o600) -> Iterator[Path]:
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        os.close(os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, mode))  # private from its first byte
         yield beside
         beside.chmod(mode)
         _sync(beside)

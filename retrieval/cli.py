@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from index.manifest import IndexManifest
     from retrieval.engine import Answer, SearchEngine
     from retrieval.evaluation import EvaluationResult
+    from train.pairs import PairSet
+    from train.trainer import Validate
 
 app = typer.Typer(
     name="medret",
@@ -151,20 +153,20 @@ def train(
     column: Columns = None,
 ) -> None:
     """Learn an encoder from the images and reports of a corpus."""
-    from retrieval.evaluation import paired_validator
     from retrieval.tables import render_metrics
     from train.config import load_config, parse_settings
     from train.run import train_corpus
 
     named = {"objective": objective, "image": image, "image_weights": image_weights, "text": text}
-    named |= {"epochs": epochs, "batch_size": batch_size, "seed": seed}
-    settings = load_config(config, **{**parse_settings(setting or []), **{key: value for key, value in named.items() if value is not None}})
+    numbers = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+    flags = {key: value for key, value in {**named, **numbers}.items() if value is not None}
+    settings = load_config(config, **{**parse_settings(setting or []), **flags})
     with progress_bar("decoding", "image") as decoding, progress_bar("training", "step") as steps:
         result = train_corpus(
             _open_corpus(path, format, reports, column),
             settings,
             out,
-            validator=lambda pairs: paired_validator(pairs.films, [" ".join(sentences) for sentences in pairs.sentences], _labels(pairs)),
+            validator=_validator,
             cache_folder=cache,
             device=choose_device(device),
             resume=resume,
@@ -354,6 +356,12 @@ def _columns(pairs: list[str] | None) -> dict[str, str] | None:
     if unclear := next((pair for pair in pairs if "=" not in pair), None):
         raise typer.BadParameter(f"--column {unclear}: expected NAME=COLUMN, e.g. --column patient=subject")
     return {name.strip(): column for name, column in (pair.split("=", 1) for pair in pairs)}
+
+
+def _validator(pairs: "PairSet") -> "Validate":
+    from retrieval.validation import paired_validator, record_labels
+
+    return paired_validator(pairs.films, [" ".join(sentences) for sentences in pairs.sentences], record_labels(pairs.records))
 
 
 def _encode_options(

@@ -14,7 +14,7 @@ from encoders.errors import MedretError
 from index.corpora.chexpert_fields import chexpert_id, parse_path, view_of
 from index.corpora.csvfile import read_csv
 from index.corpora.readers import Corpus
-from index.corpora.record import FINDINGS, LabelState, Record, Tally
+from index.corpora.record import FINDINGS, NULL_LABEL, LabelState, Record, Tally
 
 EXPECTED = "expected the folder of the published lists: image-retrieval/ and text-retrieval/, each with candidate.csv and query.csv"
 
@@ -105,7 +105,7 @@ def list_labels(candidates: Sequence[Candidate], rows: NDArray[np.int64], size: 
     Returns:
         (size, K) int8: POSITIVE or NEGATIVE at the candidates, -128 elsewhere.
     """
-    labels = np.full((size, len(classes)), -128, dtype=np.int8)
+    labels = np.full((size, len(classes)), NULL_LABEL, dtype=np.int8)
     for row, candidate in zip(rows, candidates, strict=True):
         labels[row] = [LabelState.POSITIVE if name in candidate.positive else LabelState.NEGATIVE for name in classes]
     return labels

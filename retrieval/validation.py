@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from index.corpora.record import FINDINGS
+from index.corpora.record import FINDINGS, NULL_LABEL, Record
 from retrieval.metrics import first_match_ranks, mean_reciprocal_rank, precision_at_k, ranked_relevance, recall_at_k
 from retrieval.prompts import prompts_for
 from retrieval.qrels import number_texts, read_relevance
@@ -71,6 +71,13 @@ def paired_validator(
     return validate
 
 
+def record_labels(records: Sequence[Record], findings: Sequence[str] = FINDINGS) -> NDArray[np.int8] | None:
+    """Return the (N, K) int8 label states of N records, -128 where nobody looked; None if no record is labelled."""
+    if not any(record.labels for record in records):
+        return None
+    return np.array([[record.labels.get(finding, NULL_LABEL) for finding in findings] for record in records], dtype=np.int8)
+
+
 def _label_precision(
     encoder: "DualEncoder", image_vectors: NDArray[np.float32], labels: NDArray[np.int8], findings: Sequence[str], batch_size: int
 ) -> dict[str, float]:
@@ -92,7 +99,7 @@ def _encode_images(encoder: "DualEncoder", images: NDArray[np.uint8], batch_size
     vectors = np.empty((len(images), encoder.dimension), dtype=np.float32)
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
-            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).to(encoder.device)
+            batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(encoder.device)
             vectors[start : start + len(batch)] = encoder.encode_images(batch).joint.float().cpu().numpy()
     return vectors
 

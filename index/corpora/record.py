@@ -25,6 +25,9 @@ FINDINGS = (  # in the order of CheXpert's train.csv; select by name, never by p
 )
 
 
+NULL_LABEL = -128  # in label matrices: nobody looked for this finding in this record
+
+
 class LabelState(IntEnum):
     """What a report, or a reader of the film, says about a finding.
 
