@@ -66,7 +66,7 @@ class Anatomy:
 
     width: float  # of the thorax
     length: float  # of the lungs
-    heart: float  # of the heart
+    heart: float  # of the heart, against the width of the thorax
     domes: tuple[float, float]  # height of the right and of the left diaphragm, y in units (down)
     knob: float  # how far the aortic knob stands out
     rib_spacing: float
@@ -216,7 +216,7 @@ def _draw_findings(rng: np.random.Generator, before: PhantomStudy | None, first:
     spare = [name for name in DRAWN if name not in names]
     if rng.random() < _FALSE_ALARM:
         alarm = _draw_finding(rng, str(rng.choice(spare)))
-        findings.append(replace(alarm, certain=False, strength=0.0))
+        findings.append(replace(_doubted(alarm, rng), strength=0.0))
     return tuple(findings), frozenset()
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from index.corpora.phantom_cases import Anatomy, PhantomFinding, Pose
-from index.corpora.phantom_film import AIR, VESSEL, Field, Scene, bump, chest_wall, cloud, develop, look_up, normal_chest, ramp
+from index.corpora.phantom_chest import AIR, VESSEL, Field, Scene, bump, chest_wall, cloud, look_up, normal_chest, ramp
+from index.corpora.phantom_film import develop
 
 _ZONE_HEIGHTS = {"upper": -0.42, "mid": -0.06, "lower": 0.28}
 _VISIBLE = 0.3  # a box holds what is at least this share of the finding's strongest change
@@ -89,7 +90,10 @@ def _effusion(scene: Scene, finding: PhantomFinding, sign: float) -> Field:
     rise = (0.26, 0.30, 0.28)[finding.grade]
     climb = np.clip((scene.u - 0.22) / 0.46, 0, 1)
     fluid = ramp(scene.y - level + rise * climb**2, 0.06) * _half(scene, sign)
-    return finding.strength * fluid * (AIR * scene.air - VESSEL * scene.vessels)
+    filled = scene.attenuation + AIR * scene.air - VESSEL * scene.vessels
+    filled += 0.4 * scene.air * (1.0 - filled)  # the ribs show less through fluid
+    change: Field = finding.strength * fluid * (filled - scene.attenuation)
+    return change
 
 
 def _pneumothorax(scene: Scene, finding: PhantomFinding, sign: float) -> Field:
@@ -155,7 +159,7 @@ def _device(scene: Scene, finding: PhantomFinding, sign: float) -> Field:
         start = [(sign * 0.20, -1.05), (sign * 0.15, -0.80), (sign * 0.11 if sign > 0 else -0.13, -0.58)]
     else:
         start = [(sign * 0.62, -0.50 + wander), (sign * 0.40, -0.62), (sign * 0.17, -0.58)]
-    return 0.50 * scene.strokes([(_curve([*start, *end]), 0.024)], blur=0.5)
+    return 0.60 * scene.strokes([(_curve([*start, *end]), 0.030)], blur=0.5)
 
 
 def _pacemaker(scene: Scene, finding: PhantomFinding, sign: float) -> Field:
