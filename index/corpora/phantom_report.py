@@ -170,7 +170,7 @@ def _normal(labels: dict[str, float], clear: bool, rng: np.random.Generator) -> 
             continue
         said.append(sentence)
         labels.update(dict.fromkeys(denied, 0.0))
-    if clear and rng.random() < 0.5:
+    if clear and rng.random() < 0.5 and not any(sentence.startswith("Lungs are clear") for sentence in said):
         said.insert(0, "The lungs are clear.")
     return said
 
