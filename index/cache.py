@@ -107,11 +107,8 @@ def _square(record: Record, preprocessing: Preprocessing, size: int) -> Square |
     assert record.image is not None
     try:
         return preprocessing.square(read_image(record.image, record.id), size)
-    except MedretError as error:  # a path can hold a name, so it must not be kept in a list of failures
-        reason = str(error)
-        for part in sorted({str(record.image), str(record.image.parent), record.image.name}, key=len, reverse=True):
-            reason = reason.replace(part, record.id)
-        return " ".join(reason.split())
+    except MedretError as error:  # a path can hold a name, so it must not come into a list of failures
+        return " ".join(str(error).replace(str(record.image), record.id).split())
 
 
 def _key(records: Sequence[Record], preprocessing: Preprocessing, size: int) -> str:

@@ -4,7 +4,6 @@ The flat kind holds nothing of its own: it searches the vectors in the memory-ma
 """
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from encoders.atomic import private_folder, whole_folder
-from encoders.checkpoint import find_checkpoint, read_fingerprint
+from encoders.atomic import private_folder
+from encoders.checkpoint import copy_checkpoint, find_checkpoint, read_fingerprint
 from encoders.errors import MedretError
 from index.kinds import find_kind, load_faiss
 from index.manifest import INDEX_MANIFEST, SHARDS_MANIFEST, IndexEntry, IndexManifest, load_index_manifest, sha256_file
@@ -124,15 +123,21 @@ class VectorIndex:
         return np.take_along_axis(best_rows, order, axis=1), np.take_along_axis(best_scores, order, axis=1)
 
     def _searched(self, allowed: npt.NDArray[np.bool_] | None) -> Iterator[tuple[npt.NDArray[np.float32], Rows]]:
-        """Yield the float32 vectors to search, shard by shard, with the row number of each."""
+        """Yield the float32 vectors to search, shard by shard, with the row number of each; they hold until the next."""
+        room = np.empty((max(map(len, self._blocks)), self.dimension), np.float32)  # reused: fresh memory costs more than the copy
         for start, block in zip(self._starts.tolist(), self._blocks, strict=False):
-            rows = np.arange(start, start + len(block), dtype=np.int64)
-            if allowed is not None:
-                mask = allowed[start : start + len(block)]
-                if not mask.all():
-                    rows, block = rows[mask], block[mask]
-            if len(rows):
-                yield np.ascontiguousarray(block, dtype=np.float32), rows
+            places = np.arange(len(block)) if allowed is None else np.flatnonzero(allowed[start : start + len(block)])
+            vectors = room[: len(places)]
+            if len(places) == len(block) and block.dtype == np.float32:
+                vectors = block
+            elif len(places) == len(block):
+                np.copyto(vectors, block)
+            elif block.dtype == np.float32:
+                block.take(places, axis=0, out=vectors, mode="clip")  # another mode would copy twice
+            else:
+                np.copyto(vectors, block[places])
+            if len(places):
+                yield vectors, start + places
 
     def _scan(self, query: npt.NDArray[np.float32], k: int, allowed: npt.NDArray[np.bool_] | None, left_out: Rows) -> Rows:
         """Return every row that is, or within float32 rounding might be, among the k best."""
@@ -221,7 +226,7 @@ def build_index(shards_folder: Path, out: Path, encoder_folder: Path, kind: str 
     _check_encoder(shards, read_fingerprint(checkpoint), checkpoint)
     _check_out(out, shards.manifest.encoder)
     private_folder(out)
-    _copy_encoder(checkpoint, out / "encoder")
+    copy_checkpoint(checkpoint, out / "encoder")
     manifest = IndexManifest(
         encoder=shards.manifest.encoder,
         shards=os.path.relpath(shards_folder.resolve(), out.resolve()),
@@ -278,18 +283,6 @@ def _check_out(out: Path, fingerprint: str) -> None:
         raise MedretError(f"{out}: is no index and not empty (it holds {sorted(others)[0]}). Choose another --out")
     if (out / "encoder").exists() and read_fingerprint(out / "encoder") != fingerprint:
         raise MedretError(f"{out}: is no index, and its encoder/ is not encoder {fingerprint}. Remove it, or choose another --out")
-
-
-def _copy_encoder(checkpoint: Path, out: Path) -> None:
-    if out.exists() and out.resolve() == checkpoint.resolve():
-        return
-    with whole_folder(out) as folder:
-        for file in sorted(checkpoint.iterdir()):
-            if file.is_file():
-                try:
-                    os.link(file.resolve(), folder / file.name)
-                except OSError:  # another file system, or one without links
-                    shutil.copyfile(file, folder / file.name)
 
 
 @contextmanager
