@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +94,22 @@ def find_checkpoint(path: Path) -> Path:
             return folder
     found = "nothing" if not path.exists() else "a folder without one" if path.is_dir() else "a file"
     raise MedretError(f"{path}: {found}, expected an encoder (a folder with {_CONFIG}) or a training run. Make one: medret train")
+
+
+def copy_checkpoint(source: Path, folder: Path) -> None:
+    """Put the checkpoint at `source` into `folder`, by hard link where the file system allows.
+
+    Raises:
+        MedretError: If the disk is full or the place cannot be written.
+    """
+    if folder.exists() and folder.resolve() == source.resolve():
+        return
+    with whole_folder(folder) as beside:
+        for file in sorted(entry for entry in source.iterdir() if entry.is_file()):
+            try:
+                os.link(file.resolve(), beside / file.name)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(file, beside / file.name)
 
 
 def read_fingerprint(folder: Path) -> str:

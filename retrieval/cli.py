@@ -99,16 +99,17 @@ INDEX = Path("medret-index")
 
 @app.command()
 def phantoms(
-    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")],
-    patients: Annotated[int, typer.Option(min=1, help="How many patients to draw.")] = 400,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same corpus, byte for byte.")] = 0,
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet, or be empty.")],
+    patients: Annotated[int, typer.Option(min=1, max=2_500_000, help="How many patients to draw.")] = 400,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same corpus, byte for byte.")] = 0,
 ) -> None:
     """Write a synthetic corpus: radiograph-like phantoms with reports, in the MIMIC-CXR-JPG layout."""
     from index.corpora.phantom import write_phantoms
 
-    summary = write_phantoms(out, patients, seed)
+    with progress_bar("drawing", "patient") as progress:
+        summary = write_phantoms(out, patients, seed, progress=lambda done: progress(done, patients))
     print(f"{out}: {summary.patients} patients, {summary.studies} studies, {summary.images} images, {summary.reports} reports")
-    print("  " + ", ".join(f"{finding} {count}" for finding, count in summary.findings.items()))
+    print("positive images: " + ", ".join(f"{finding} {count}" for finding, count in summary.findings.items() if count))
     print(f"Synthetic: nothing here was seen in a patient. Next: medret corpus {out}")
 
 
@@ -232,9 +233,7 @@ def build_index(
         options = _encode_options(vectors, text_unit, split, pseudonymise, dtype, batch_size)
         shards = out / "shards"
         _encode(_open_corpus(source, format, reports, column, labels), encoder, shards, options, device)
-    if encoder is None:
-        raise MedretError(f"{source}: name the encoder that made these shards: medret build-index {source} --encoder RUN")
-    _say_index(out, build(shards, out, encoder, kind))
+    _say_index(out, build(shards, out, encoder or shards / "encoder", kind))
 
 
 @app.command()
@@ -385,7 +384,7 @@ def _encode_options(
 
 
 def _encode(corpus: "Corpus", encoder: Path, out: Path, options: "EncodeOptions", device: str | None) -> None:
-    from encoders.checkpoint import find_checkpoint, load_checkpoint
+    from encoders.checkpoint import copy_checkpoint, find_checkpoint, load_checkpoint
     from index.encode import encode_corpus
 
     loaded = load_checkpoint(find_checkpoint(encoder), choose_device(device))
@@ -393,6 +392,7 @@ def _encode(corpus: "Corpus", encoder: Path, out: Path, options: "EncodeOptions"
         summary = encode_corpus(
             corpus, loaded, out, options=options, progress=lambda modality, done, total: progress(done, total, modality)
         )
+    copy_checkpoint(find_checkpoint(encoder), out / "encoder")  # shards go nowhere without what made them
     held = [("images", summary.images), ("reports", summary.reports), ("sentences", summary.sentences)]
     print(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in held if count) + f" by encoder {summary.encoder}")
     if summary.resumed_shards:

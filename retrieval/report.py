@@ -18,6 +18,7 @@ from index.corpora.record import LabelState
 from retrieval.engine import Answer, Hit, Query, SearchEngine
 from retrieval.filters import rows_with
 from retrieval.prompts import FINDING_PROMPTS
+from retrieval.tables import figure, plain_value
 
 THUMBNAIL = 420  # pixels on the longer side: sharp at the 210 CSS pixels the page shows
 EXAMPLES = 5  # hits of each example query on an evaluation's page
@@ -176,7 +177,7 @@ def _table(benchmark: str, direction: str, result: Mapping[str, Any]) -> dict[st
         "names": names,
         "bar": bar,
         "rows": rows,
-        "protocol": [(key.replace("_", " "), value) for key, value in result["protocol"].items()],
+        "protocol": [(key.replace("_", " "), plain_value(value)) for key, value in result["protocol"].items()],
     }
 
 
@@ -197,10 +198,4 @@ def _cell(metric: Mapping[str, float | None] | None) -> dict[str, str]:
     if metric is None:
         return {"value": "", "chance": ""}
     value, chance = metric["value"], metric.get("chance")
-    return {"value": _figure(value), "chance": "" if chance is None else _figure(chance)}
-
-
-def _figure(value: float | None) -> str:
-    if value is None:
-        return "n/a"
-    return f"{value:.3f}" if abs(value) <= 1 else f"{value:.1f}"
+    return {"value": figure(value), "chance": "" if chance is None else figure(chance)}

@@ -55,22 +55,28 @@ def _metric_table(result: Mapping[str, Any]) -> str:
 
 def _figures(metrics: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     found = [metrics.get(name) or {"value": None, "chance": None} for name in names]
-    return [_figure(metric[key]) for metric in found for key in ("value", "chance")]
+    return [figure(metric[key]) for metric in found for key in ("value", "chance")]
 
 
-def _figure(value: float | None) -> str:
+def figure(value: float | None) -> str:
+    """Three decimals for shares, one for ranks, a dash for what is not defined."""
     if value is None:
         return "-"
     return f"{value:.3f}" if abs(value) <= 1 else f"{value:.1f}"
 
 
 def _protocol(result: Mapping[str, Any]) -> str:
-    pairs = [f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in result["protocol"].items()]
+    pairs = [f"{key.replace('_', ' ')}: {plain_value(value)}" for key, value in result["protocol"].items()]
     return "protocol: " + "; ".join(pairs)
 
 
-def _plain(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def plain_value(value: object) -> str:
+    """Word an option of a protocol: lists and counts by reason without brackets, True and False as yes and no."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{count} {reason}" for reason, count in value.items()) or "nothing"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return {True: "yes", False: "no", None: "none"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
 
 
 def _cut(text: str, width: int) -> str:

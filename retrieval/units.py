@@ -1,5 +1,6 @@
 """Rank a benchmark's candidates through the engine: images, or studies by their best image; judged or matched."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -105,16 +106,19 @@ def _rank_units(
     units: Rows | None,
 ) -> Rows:
     """The (U, k) best rows; with units the best row of each of the k best units: the first in which the unit appears."""
-    width, reachable = k, int(np.count_nonzero(gallery))
-    while True:
-        rows = engine.rank(vectors, task.find, width, task.vector, allowed=gallery, exclude=excluded).rows
-        if units is None:
-            return rows
-        best = np.stack([_first_of_each(row, units, k) for row in rows])
-        short = (best[:, -1] < 0) & (rows[:, -1] >= 0)
-        if not short.any() or width >= reachable:
-            return best
-        width = min(4 * width, reachable)
+    if units is None:
+        return engine.rank(vectors, task.find, k, task.vector, allowed=gallery, exclude=excluded).rows
+    reachable = int(np.count_nonzero(gallery))
+    crowd = reachable / max(1, len(np.unique(units[gallery])))  # images of a study, on average
+    best = np.full((len(vectors), k), -1, dtype=np.int64)
+    short, width = np.arange(len(vectors)), math.ceil(1.5 * k * crowd)
+    while len(short):
+        some = None if excluded is None else [excluded[query] for query in short]
+        rows = engine.rank(vectors[short], task.find, width, task.vector, allowed=gallery, exclude=some).rows
+        best[short] = [_first_of_each(row, units, k) for row in rows]
+        short = short[(best[short, -1] < 0) & (rows[:, -1] >= 0)]  # too few units, and there may be more
+        width *= 4
+    return best
 
 
 def _first_of_each(row: Rows, units: Rows, k: int) -> Rows:

@@ -1,0 +1,257 @@
+"""Every command through the installed `medret`, on a corpus of phantoms; faults end in one line and exit code 1."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from index.corpora.phantom import write_phantoms
+
+MEDRET = Path(sys.executable).with_name("medret")
+
+
+def medret(*arguments: object, cwd: Path | None = None, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [str(MEDRET), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300)
+
+
+def succeeds(*arguments: object, **how: Path) -> str:
+    done = medret(*arguments, **how)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def fails(*arguments: object, code: int = 1) -> str:
+    done = medret(*arguments)
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    faults = [line for line in done.stderr.splitlines() if line.startswith("medret: ")]
+    assert len(faults) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return faults[0]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the commands made, each from what the one before it made."""
+
+    corpus: Path
+    run: Path
+    shards: Path
+    index: Path
+
+    @property
+    def image(self) -> Path:
+        return sorted(self.corpus.glob("files/p1*/p*/s*/*.jpg"))[0]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    home = tmp_path_factory.mktemp("medret")
+    made = Made(home / "corpus", home / "run", home / "shards", home / "index")
+    write_phantoms(made.corpus, 40, 1)
+    succeeds("train", made.corpus, "--objective", "convirt", "--out", made.run, "--epochs", 1, "--batch-size", 16, "--set", "size=64")
+    succeeds(
+        "encode", made.corpus, "--encoder", made.run, "--out", made.shards, "--vectors", "joint,features", "--text-unit", "report,sentence"
+    )
+    succeeds("build-index", made.shards, "--out", made.index)
+    return made
+
+
+def test_help_names_every_command():
+    out = succeeds("--help")
+
+    for command in ("phantoms", "corpus", "train", "encode", "build-index", "query", "evaluate", "doctor"):
+        assert re.search(rf"^\W*{command}\b", out, re.MULTILINE), command
+
+
+def test_the_command_line_starts_without_the_heavy_libraries():
+    heavy = "torch faiss transformers pyarrow"
+    code = f"import sys, retrieval.cli; print([name for name in '{heavy}'.split() if name in sys.modules])"
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_phantoms_are_written_and_described_as_a_corpus(tmp_path):
+    succeeds("phantoms", tmp_path / "corpus", "--patients", 5, "--seed", 3)
+
+    summary = json.loads(succeeds("corpus", tmp_path / "corpus", "--json", "--check-images"))
+
+    assert summary["format"] == "mimic-cxr-jpg"
+    assert summary["patients"] == 5
+    assert summary["images"] == len(list((tmp_path / "corpus").rglob("*.jpg")))
+
+
+def test_training_leaves_checkpoints_metrics_and_a_picture(made):
+    assert (made.run / "best" / "model.safetensors").is_file()
+    assert (made.run / "last" / "model.safetensors").is_file()
+    assert (made.run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    header, first = (made.run / "metrics.csv").read_text().splitlines()[:2]
+    assert "mrr" in header.split(",")
+    assert len(first.split(",")) == len(header.split(","))
+
+
+def test_a_text_query_answers_with_the_documented_fields(made):
+    hits = json.loads(succeeds("query", "--text", "small left pleural effusion", "--index", made.index, "-k", 3, "--format", "json"))
+
+    assert [hit["rank"] for hit in hits] == [1, 2, 3]
+    fields = {"rank", "score", "id", "modality", "patient_id", "study_id", "view", "labels", "text", "path"}
+    assert all(set(hit) == fields for hit in hits)
+    assert all(hit["modality"] == "images" and Path(hit["path"]).is_file() for hit in hits)
+    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+
+
+def test_an_image_of_the_corpus_does_not_find_its_own_patient(made):
+    asked = medret("query", "--image", made.image, "--index", made.index, "--format", "json", "-k", 500)
+
+    patient = made.image.parts[-3].removeprefix("p")
+    hits = json.loads(asked.stdout)
+    assert asked.returncode == 0
+    assert hits
+    assert patient not in {hit["patient_id"] for hit in hits}
+    assert "patient" in asked.stderr
+    assert "instead of 500" in asked.stderr
+
+
+def test_a_foreign_image_finds_every_patient(made, tmp_path):
+    foreign = shutil.copy(made.image, tmp_path / "film.jpg")
+
+    hits = json.loads(succeeds("query", "--image", foreign, "--index", made.index, "--format", "json", "-k", 1))
+
+    assert hits[0]["id"] == made.image.stem
+    assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("find", ["images", "reports", "sentences"])
+def test_a_record_finds_each_modality(made, find):
+    hits = json.loads(succeeds("query", "--id", made.image.stem, "--find", find, "--index", made.index, "--format", "json", "-k", 2))
+
+    assert {hit["modality"] for hit in hits} == {find}
+
+
+def test_the_table_shows_one_line_a_hit(made):
+    out = succeeds("query", "--text", "cardiomegaly", "--index", made.index, "-k", 4)
+
+    assert len(out.splitlines()) == 5
+    assert out.splitlines()[0].split()[:3] == ["rank", "score", "id"]
+
+
+def test_the_page_is_self_contained_and_names_no_patient(made):
+    page = succeeds("query", "--text", "cardiomegaly", "--index", made.index, "-k", 3, "--format", "html")
+    hits = json.loads(succeeds("query", "--text", "cardiomegaly", "--index", made.index, "-k", 3, "--format", "json"))
+
+    assert page.count("data:image/jpeg;base64,") == 3
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+    for hit in hits:
+        assert f"{hit['score']:.3f}" in page
+        for secret in ("id", "patient_id", "study_id", "path"):
+            assert str(hit[secret]) not in page
+
+    named = succeeds("query", "--text", "cardiomegaly", "--index", made.index, "-k", 3, "--format", "html", "--with-ids")
+    assert all(hit["patient_id"] in named and hit["path"] in named for hit in hits)
+
+
+def test_evaluations_follow_the_schema_with_chance_beside_each_figure(made, tmp_path):
+    out = tmp_path / "result.json"
+    printed = succeeds("evaluate", "label-precision", "--index", made.index, "--json", out, "--html", tmp_path / "page.html")
+
+    result = json.loads(out.read_text())
+    assert result["benchmark"] == "label-precision"
+    assert set(result["directions"]) == {"text-image", "image-image", "image-report"}
+    assert {"value", "chance"} == set(result["metrics"]["P@5"])
+    values = [row["P@5"]["value"] for row in result["per_class"].values()]
+    assert result["metrics"]["P@5"]["value"] == pytest.approx(sum(values) / len(values))
+    assert "uncertain: negative" in printed
+    assert "P@5" in (tmp_path / "page.html").read_text()
+
+
+def test_report_recall_scores_both_ways(made, tmp_path):
+    succeeds("evaluate", "report-recall", "--index", made.index, "--split", "train", "--json", tmp_path / "result.json")
+
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert set(result["directions"]) == {"image-report", "report-image"}
+    assert {"R@1", "R@5", "R@10", "median_rank"} <= set(result["metrics"])
+
+
+def test_a_corpus_is_encoded_on_the_way_to_its_index_in_the_default_place(made, tmp_path):
+    succeeds("build-index", made.corpus, "--encoder", made.run, "--split", "test", cwd=tmp_path)
+
+    hits = json.loads(succeeds("query", "--text", "edema", "--format", "json", cwd=tmp_path))
+    assert (tmp_path / "medret-index" / "shards" / "manifest.json").is_file()
+    assert hits
+
+
+def test_an_index_and_its_shards_can_be_moved_together(made, tmp_path):
+    shutil.copytree(made.shards, tmp_path / "elsewhere" / "shards")
+    shutil.copytree(made.index, tmp_path / "elsewhere" / "index")
+
+    assert json.loads(succeeds("query", "--text", "edema", "--index", tmp_path / "elsewhere" / "index", "--format", "json"))
+
+
+def test_pseudonyms_stand_for_every_id_and_paths_stay_private(made, tmp_path):
+    key = tmp_path / "key"
+    key.write_text("0123456789abcdef0123456789abcdef\n")
+    key.chmod(0o600)
+    index = tmp_path / "index"
+    succeeds("build-index", made.corpus, "--encoder", made.run, "--split", "test", "--pseudonymise", key, "--out", index)
+
+    hits = json.loads(succeeds("query", "--text", "edema", "--index", index, "--format", "json"))
+
+    patients = {path.name.removeprefix("p") for path in made.corpus.glob("files/p1*/p*")}
+    assert not patients & {hit["patient_id"] for hit in hits}
+    assert {hit["path"] for hit in hits} == {None}
+    assert index.stat().st_mode & 0o077 == 0
+    for file in (index / "shards").glob("*.arrow"):
+        assert not any(patient.encode() in file.read_bytes() for patient in patients)
+
+
+def test_doctor_finds_this_installation_sound():
+    assert "faiss" in succeeds("doctor")
+
+
+def test_each_fault_of_the_user_is_one_line_and_exit_code_1(made, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    text = tmp_path / "film.jpg"
+    text.write_text("no film")
+
+    assert str(empty) in fails("corpus", empty)
+    assert "nowhere" in fails("corpus", tmp_path / "nowhere")
+    assert "film.jpg" in fails("query", "--image", text, "--index", made.index)
+    assert "empty" in fails("query", "--text", "  ", "--index", made.index)
+    assert "no such record" in fails("query", "--id", "nobody", "--index", made.index)
+    assert "is no index" in fails("query", "--text", "edema", "--index", empty)
+    assert "--encoder" in fails("build-index", made.corpus, "--out", tmp_path / "index")
+    assert "batch_sise" in fails("train", made.corpus, "--out", tmp_path / "run", "--set", "batch_sise=3")
+    assert not (tmp_path / "index").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_shard_cut_in_half_is_never_taken_for_whole(made, tmp_path):
+    shards = shutil.copytree(made.shards, tmp_path / "shards")
+    victim = next(shards.glob("images-*.arrow"))
+    victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
+
+    assert victim.name in fails("build-index", shards, "--out", tmp_path / "index")
+    assert not (tmp_path / "index").exists()
+
+
+def test_an_index_refuses_another_encoder(made, tmp_path):
+    other = tmp_path / "other"
+    succeeds("train", made.corpus, "--out", other, "--epochs", 1, "--batch-size", 16, "--seed", 9, "--set", "size=64")
+
+    message = fails("query", "--text", "edema", "--index", made.index, "--encoder", other)
+
+    mine, theirs = (json.loads((run / "best" / "encoder.json").read_text())["fingerprint"] for run in (made.run, other))
+    assert mine in message
+    assert theirs in message
+
+
+def test_wrong_usage_ends_with_exit_code_2(made):
+    assert medret("query", "--index", made.index).returncode == 2
+    assert medret("query", "--text", "a", "--id", "b", "--index", made.index).returncode == 2
+    assert medret("evaluate", "chexpert-8x200", "--index", made.index).returncode == 2
