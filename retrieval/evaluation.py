@@ -33,7 +33,7 @@ from retrieval.metrics import (
 from retrieval.published_lists import load_published_lists
 from retrieval.qrels import UncertainPolicy
 from retrieval.results import DirectionResult, EvaluationResult, Score
-from retrieval.units import By, Judged, judge, number_units
+from retrieval.units import BY, By, Judged, judge, number_units
 from retrieval.validation import paired_validator
 
 __all__ = [
@@ -255,6 +255,8 @@ def _recall(
     """Rank one side's own among all of the other, and say what a random order would reach."""
     if direction not in RECALL_DIRECTIONS:
         raise ValueError(f"direction is {direction!r}, expected one of {RECALL_DIRECTIONS}")
+    if by not in BY:
+        raise ValueError(f"by is {by!r}, expected one of {BY}")
     every_text, every_image = np.arange(len(task.texts)), np.arange(len(task.images))
     groups = task.image_study if by == "study" else every_image
     images = Side(table=engine.table("images"), rows=task.images, numbers=task.image_text, groups=groups)

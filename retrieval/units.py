@@ -113,7 +113,7 @@ def _rank_units(
     best = np.full((len(vectors), k), -1, dtype=np.int64)
     short, width = np.arange(len(vectors)), math.ceil(1.5 * k * crowd)
     while len(short):
-        some = None if excluded is None else [excluded[query] for query in short]
+        some = None if excluded is None else [excluded[query] for query in short.tolist()]
         rows = engine.rank(vectors[short], task.find, width, task.vector, allowed=gallery, exclude=some).rows
         best[short] = [_first_of_each(row, units, k) for row in rows]
         short = short[(best[short, -1] < 0) & (rows[:, -1] >= 0)]  # too few units, and there may be more

@@ -198,6 +198,23 @@ def test_label_precision_is_that_of_a_plain_count(tmp_path, encoder, encoder_fol
                 )
 
 
+def test_studies_are_found_behind_a_study_of_very_many_images(tmp_path, encoder_folder):
+    """120 images of one study fill the first answers; four other studies, one of them relevant, come after them."""
+    crowd = [Record(id=f"a{row:03d}", image=Path("x"), study_id="s1", labels={"Edema": LabelState.NEGATIVE}) for row in range(120)]
+    states = [LabelState.NEGATIVE, LabelState.NEGATIVE, LabelState.POSITIVE, LabelState.NEGATIVE, LabelState.POSITIVE]
+    others = [Record(id=f"b{row}", image=Path("x"), study_id=f"t{row}", labels={"Edema": state}) for row, state in enumerate(states)]
+    angles = np.concatenate([np.linspace(0.01, 0.2, 120), [0.3, 0.4, 0.5, 0.6, 0.0]])  # the last one asks
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    engine = make_engine(tmp_path, {"images": (image_rows([*crowd, *others]), {"joint": vectors})}, findings=("Edema",))
+
+    options = {"directions": ("image-image",), "by": "study", "exclude_same_patient": False}
+    result = [evaluate_label_precision(engine, ks=(k,), **options).to_dict() for k in (3, 4, 5)]
+
+    # t4 asks and finds s1, t0, t1, t2 (relevant), t3; t2 asks and finds t1 and t3, t0, s1, t4 (relevant).
+    assert [one["metrics"][f"P@{k}"]["value"] for one, k in zip(result, (3, 4, 5), strict=True)] == [0, 1 / 8, 1 / 5]
+    assert result[0]["metrics"]["P@3"]["chance"] == pytest.approx(1 / 5)
+
+
 def test_the_macro_figure_is_the_mean_over_findings_and_what_was_left_out_is_counted(tmp_path, encoder_folder):
     corpus = labelled_corpus(seed=1)
     result = evaluate_label_precision(labelled_engine(tmp_path, corpus, encoder_folder), directions=("image-image",)).to_dict()
