@@ -23,7 +23,8 @@ def write_lists(folder: Path, per_class: int, image_queries: int, text_queries: 
         (folder / name).mkdir(parents=True)
         _write(folder / name / "query.csv", ["Variable", column], rows)
         held = [
-            [path, "Male", "60", "Frontal", "AP", *("1.0" if other == finding else "0.0" for other in FINDINGS)] for finding, path in candidates
+            [path, "Male", "60", "Frontal", "AP", *("1.0" if other == finding else "0.0" for other in FINDINGS)]
+            for finding, path in candidates
         ]
         _write(folder / name / "candidate.csv", ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS], held)
     return folder
