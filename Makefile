@@ -24,6 +24,7 @@ demo-run:
 	$(MEDRET) query --text "small left pleural effusion" --find reports --index $(DEMO)/index -k 5
 	$(MEDRET) evaluate report-recall --index $(DEMO)/index --json $(DEMO)/report-recall.json
 	$(MEDRET) evaluate label-precision --index $(DEMO)/index --json $(DEMO)/label-precision.json --html $(DEMO)/results.html
+	@echo "Done. The answers and figures, on patients the encoder has not seen, are one page: $(abspath $(DEMO))/results.html"
 
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest

@@ -60,9 +60,12 @@ def render_evaluation(
         with_ids: Name patients, studies, records and paths; otherwise none of them appears.
     """
     findings = [name for name in result["per_class"] if name in FINDING_PROMPTS]
-    shown = [*_text_examples(engine, findings, splits), *_image_examples(engine, findings, splits)]
+    tables = _tables(result)
+    scored = {str(table["direction"]) for table in tables}
+    shown = _text_examples(engine, findings, splits) if "text-image" in scored else []
+    shown += _image_examples(engine, findings, splits)
     lead = "How often the first k answers are right, beside how often a random order would be."
-    return _render(f"medret evaluate {result['benchmark']}", lead, shown, _tables(result), engine, with_ids)
+    return _render(f"medret evaluate {result['benchmark']}", lead, shown, tables, engine, with_ids)
 
 
 def _text_examples(engine: SearchEngine, findings: Sequence[str], splits: Sequence[str] | None) -> list[_Shown]:

@@ -1,0 +1,36 @@
+"""`make demo`, as a newcomer runs it, finds what it drew on patients it has not seen."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.demo
+@pytest.mark.timeout(1200)
+def test_the_demo_retrieves_findings_on_unseen_patients_far_above_chance(tmp_path):
+    medret = Path(sys.executable).with_name("medret")
+    started = time.monotonic()
+    command = ["make", "--no-print-directory", "demo-run", f"DEMO={tmp_path / 'demo'}", f"MEDRET={medret}"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "OMP_NUM_THREADS")}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    print(f"demo: {time.monotonic() - started:.0f} s")
+
+    result = json.loads((tmp_path / "demo" / "label-precision.json").read_text())
+
+    text_to_image = result["metrics"]["P@5"]
+    assert result["protocol"]["direction"] == "text-image"
+    assert text_to_image["value"] >= 0.6
+    assert 0.10 <= text_to_image["chance"] <= 0.20
+    page = (tmp_path / "demo" / "results.html").read_text()
+    assert f"{text_to_image['value']:.3f}" in page
+    assert f"{text_to_image['chance']:.3f}" in page
+    assert "data:image/jpeg;base64," in page
+    assert str(tmp_path / "demo" / "results.html") in done.stdout.splitlines()[-1]
