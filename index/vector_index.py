@@ -25,7 +25,9 @@ Found = tuple[Rows, Scores]
 
 _QUERIES_AT_ONCE = 1024
 _MARGIN = 16  # candidates beyond k, so that near-ties of the k-th are usually among them
-_MOST_EXCLUDED = 256  # a query that leaves out more rows than this is answered by one scan of its own
+_MOST_EXCLUDED = 256  # a query that leaves out more rows than this is answered by a scan
+_VALUES_AT_ONCE = 1 << 18  # of vectors in float64: what is scored at a time stays in the processor's cache
+_SCORES_AT_ONCE = 1 << 24  # of a scan: 64 MiB
 
 
 class VectorIndex:
@@ -96,15 +98,18 @@ class VectorIndex:
         if wanted == 0:
             return [(_NO_ROWS, _NO_ROWS.astype(np.float32)) for _ in queries]
         rows, scores = self._nearest(queries, wanted, allowed)
-        found: list[Found] = []
+        exact = self._score(queries, rows)
+        found: dict[int, Found] = {}
+        doubtful: list[int] = []
         for place, query in enumerate(queries):
-            candidates = np.setdiff1d(rows[place], left_out[place], assume_unique=True)
-            exact = self._score(query, candidates)
-            if wanted < reachable and (len(candidates) < k or _kth(exact, k) <= scores[place, -1] + self._rounding(query)):
-                candidates = self._scan(query, k, allowed, left_out[place])
-                exact = self._score(query, candidates)
-            found.append(self._best(candidates, exact, k))
-        return found
+            kept = np.isin(rows[place], left_out[place], assume_unique=True, invert=True)
+            if wanted < reachable and (kept.sum() < k or _kth(exact[place, kept], k) <= scores[place, -1] + self._rounding(query)):
+                doubtful.append(place)
+            else:
+                found[place] = self._best(rows[place, kept], exact[place, kept], k)
+        for place, candidates in zip(doubtful, self._scan(queries[doubtful], k, allowed, [left_out[d] for d in doubtful]), strict=True):
+            found[place] = self._best(candidates, self._score(queries[[place]], candidates[None])[0], k)
+        return [found[place] for place in range(len(queries))]
 
     def _nearest(self, queries: npt.NDArray[np.float32], k: int, allowed: npt.NDArray[np.bool_] | None) -> Found:
         """Return (Q, k) rows and float32 scores, best first, searching one shard after the other."""
@@ -139,26 +144,32 @@ class VectorIndex:
             if len(places):
                 yield vectors, start + places
 
-    def _scan(self, query: npt.NDArray[np.float32], k: int, allowed: npt.NDArray[np.bool_] | None, left_out: Rows) -> Rows:
-        """Return every row that is, or within float32 rounding might be, among the k best."""
-        scores = np.full(self.rows, -np.inf, np.float32)
-        for block, rows in self._searched(allowed):
-            scores[rows] = block @ query
-        scores[left_out] = -np.inf
-        reachable = int((scores > -np.inf).sum())
-        if reachable <= k:
-            return np.flatnonzero(scores > -np.inf)
-        kth = np.partition(scores, self.rows - k)[self.rows - k]
-        return np.flatnonzero(scores >= kth - 2 * self._rounding(query))
+    def _scan(
+        self, queries: npt.NDArray[np.float32], k: int, allowed: npt.NDArray[np.bool_] | None, left_out: Sequence[Rows]
+    ) -> Iterator[Rows]:
+        """Yield, query by query, every row that is, or within float32 rounding might be, among its k best."""
+        at_once = max(_SCORES_AT_ONCE // self.rows, 1)
+        for start in range(0, len(queries), at_once):
+            part = slice(start, start + at_once)
+            scores = np.full((len(queries[part]), self.rows), -np.inf, np.float32)
+            for block, rows in self._searched(allowed):
+                scores[:, rows] = queries[part] @ block.T
+            for query, own, excluded in zip(queries[part], scores, left_out[part], strict=True):
+                own[excluded] = -np.inf
+                if int((own > -np.inf).sum()) <= k:
+                    yield np.flatnonzero(own > -np.inf)
+                else:
+                    yield np.flatnonzero(own >= _kth(own, k) - 2 * self._rounding(query))
 
-    def _score(self, query: npt.NDArray[np.float32], rows: Rows) -> Scores:
-        """Return (R,) float32 scores, computed in float64."""
-        scores = np.empty(len(rows), np.float32)
-        wide = query.astype(np.float64)
-        for start in range(0, len(rows), 8192):
-            part = slice(start, start + 8192)
-            scores[part] = (self.table.vectors(self.vector, rows[part]) * wide).sum(axis=1)
-        return scores
+    def _score(self, queries: npt.NDArray[np.float32], rows: Rows) -> Scores:
+        """Return (Q, C) float32 scores of each query with its C rows, computed in float64."""
+        scores = np.empty(rows.size, np.float32)
+        at_once = max(_VALUES_AT_ONCE // self.dimension, 1)
+        for start in range(0, rows.size, at_once):
+            pairs = np.arange(start, min(start + at_once, rows.size))
+            askers = queries[pairs // rows.shape[1]].astype(np.float64)
+            scores[pairs] = (self.table.vectors(self.vector, rows.reshape(-1)[pairs]) * askers).sum(axis=1)
+        return scores.reshape(rows.shape)
 
     def _best(self, rows: Rows, scores: Scores, k: int) -> Found:
         if len(rows) > k:  # drop what is surely beyond k before ids are looked up
