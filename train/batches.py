@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+TEXT_UNITS = ("sentence", "sentences", "report")
 # One stream of random numbers per purpose, so that a change to one leaves the others as they were
 ORDER, SENTENCES, AUGMENTATION, DROPOUT, VALIDATION = range(5)
 
@@ -80,14 +81,18 @@ def choose_texts(reports: Sequence[Sequence[str]], unit: str, rng: np.random.Gen
 
     Args:
         reports: The sentences of each report, at least one.
-        unit: "sentence", one of them, each as likely, or "report", all in their order.
-        rng: Chooses the sentence.
+        unit: "sentence": one of them, each as likely, as ConVIRT has it; "sentences": one to all of them, each
+            number as likely, in their order; "report": all.
+        rng: Chooses.
     """
-    if unit == "report":
-        return [" ".join(sentences) for sentences in reports]
-    if unit != "sentence":
-        raise ValueError(f"unit is {unit!r}, expected 'sentence' or 'report'")
-    return [sentences[int(rng.integers(len(sentences)))] for sentences in reports]
+    if unit not in TEXT_UNITS:
+        raise ValueError(f"unit is {unit!r}, expected one of {', '.join(TEXT_UNITS)}")
+    texts = []
+    for sentences in reports:
+        count = {"sentence": 1, "report": len(sentences)}.get(unit) or int(rng.integers(1, len(sentences) + 1))
+        chosen = sorted(rng.choice(len(sentences), count, replace=False).tolist())
+        texts.append(" ".join(sentences[place] for place in chosen))
+    return texts
 
 
 def read_ahead(

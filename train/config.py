@@ -17,7 +17,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "fit": ("pad", "crop", "squash"),
     "text_pooling": ("max", "mean", "cls"),
     "head": ("nonlinear", "linear"),
-    "text_sample": ("sentence", "report"),
+    "text_sample": ("sentence", "sentences", "report"),
     "views": ("all", "frontal"),
     "optimizer": ("adamw", "adam"),
     "schedule": ("cosine", "plateau"),
@@ -54,7 +54,8 @@ class TrainConfig:
     batchnorm: str = "auto"  # live | running statistics; auto: running where the image encoder is pretrained
     # Data
     views: str = "all"  # frontal: leave out lateral films
-    text_sample: str = "sentence"  # one random sentence of the report each time it is seen, or the whole report
+    text_sample: str = "sentence"  # one random sentence of the report each time, several ("sentences"), or all ("report")
+    texts_per_image: int = 4  # texts drawn for an image at each step: the loss is the mean over the draws
     min_tokens: int = 3  # reports and sentences with fewer words and marks are left out
     cache_size: int = 0  # side of the cached squares that are cropped from, pixels; 0: 8/7 of size
     # Augmentation
@@ -127,6 +128,7 @@ _LEAST = {
     "epochs": 0,
     "max_steps": 0,
     "batch_size": 2,
+    "texts_per_image": 1,
     "weight_decay": 0,
     "gradient_clip": 0,
     "plateau_patience": 1,

@@ -139,11 +139,19 @@ def restore_tensors(folder: Path, model: nn.Module, optimizer: Optimizer) -> Non
     except Exception as error:  # safetensors raises its own kinds, torch RuntimeError for keys and shapes
         reason = str(error).splitlines()[0]
         raise MedretError(f"{folder}: does not fit this encoder or is damaged ({reason}). Train into another folder.") from error
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in stored.items():
         number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = tensor
+        state.setdefault(int(number), {})[name] = _laid_out_as(parameters[int(number)], tensor)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """The tensor in its parameter's memory order: the fused Adam pairs the two by address, not by place."""
+    if tensor.shape != parameter.shape:
+        return tensor  # the count of steps
+    return torch.empty_like(parameter, dtype=tensor.dtype, memory_format=torch.preserve_format).copy_(tensor)
 
 
 def _lying_in(out: Path) -> list[Path]:

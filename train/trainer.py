@@ -30,6 +30,7 @@ from train.state import RunState, open_run, restore_tensors, save_state
 Validate = Callable[[DualEncoder], Mapping[str, float]]
 Progress = Callable[[int, int, float], None]
 Stopped = Literal["finished", "early", "interrupted"]
+PICTURE_EVERY = 30.0  # seconds: drawing takes as long as some steps of a small encoder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +122,7 @@ class _Run:
         self.objective = ConvirtConfig(temperature=config.temperature, image_to_text_weight=config.image_to_text_weight)
         self.training_seconds = 0.0  # since the last validation
         self.images = 0  # since the last validation
+        self.drawn = -math.inf  # when the curves were
 
     def restore(self) -> None:
         restore_tensors(self.out / "state", self.encoder, self.optimizer)
@@ -142,7 +144,7 @@ class _Run:
                 if state.finished:
                     break
                 if interrupted():
-                    self.save()
+                    self.save(stopping=True)
                     return "interrupted"
         return "finished" if state.step >= self.total else "early"
 
@@ -156,7 +158,7 @@ class _Run:
         rate = set_rate(self.optimizer, self.schedule.factor(state.step))
         draw = draw_augmentation(self.augmentation, len(rows), seeded_torch(seed, AUGMENTATION, state.step)).to(self.device)
         sentences = [self.data.train.sentences[row] for row in rows]
-        texts = choose_texts(sentences, self.config.text_sample, seeded(seed, SENTENCES, state.step))
+        texts = choose_texts(sentences * self.config.texts_per_image, self.config.text_sample, seeded(seed, SENTENCES, state.step))
         torch.manual_seed(int(seeded(seed, DROPOUT, state.step).integers(2**63)))
         changed = augment(films.to(self.device, non_blocking=True), draw, self.encoder.config.preprocessing.size)
         loss = self.loss(changed, texts)
@@ -183,12 +185,19 @@ class _Run:
         self.images += images
 
     def loss(self, films: Tensor, texts: Sequence[str]) -> Tensor:
-        """The objective on films (B, S, S) and their B texts; products in bfloat16 where asked for, the loss in float32."""
+        """The objective on films (B, S, S) and texts: B of one draw after the other, the mean over the draws.
+
+        Products are in bfloat16 where asked for, the loss in float32.
+        """
         dtype = autocast_dtype(self.config.precision, self.device)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-            images = self.encoder.encode_images(films).joint
-            words = self.encoder.encode_texts(texts).joint
-        return convirt_loss(images.float(), words.float(), self.objective.temperature, self.objective.image_to_text_weight)
+            images = self.encoder.encode_images(films).joint.float()
+            words = self.encoder.encode_texts(texts).joint.float()
+        settings = self.objective
+        losses = [
+            convirt_loss(images, drawn, settings.temperature, settings.image_to_text_weight) for drawn in torch.split(words, len(images))
+        ]
+        return torch.stack(losses).mean()
 
     @torch.inference_mode()
     def validation_loss(self) -> float:
@@ -226,7 +235,7 @@ class _Run:
             state.best_row = len(state.rows) - 1
             save_checkpoint(self.encoder, self.out / "best", self.notes(row))
         state.finished = state.step >= self.total or self.out_of_patience()
-        self.save()
+        self.save(stopping=state.finished)
         if self.report:
             self.report(row)
 
@@ -239,15 +248,18 @@ class _Run:
         rows, best = len(self.state.rows), self.state.best_row
         return 0 < self.config.patience <= rows - 1 - best
 
-    def save(self) -> None:
+    def save(self, stopping: bool) -> None:
         """Write last/, the state, and then what is drawn from it."""
         state = self.state
         state.schedule = self.schedule.state()
         save_checkpoint(self.encoder, self.out / "last", self.notes(state.rows[-1] if state.rows else {}))
         save_state(self.out / "state", state, self.encoder, self.optimizer)
-        if state.rows:
-            write_metrics(state.rows, self.out / "metrics.csv")
+        if not state.rows:
+            return
+        write_metrics(state.rows, self.out / "metrics.csv")
+        if stopping or time.monotonic() - self.drawn > PICTURE_EVERY:
             draw_curves(state.rows, self.out / "curves.png")
+            self.drawn = time.monotonic()
 
     def notes(self, row: Mapping[str, float]) -> dict[str, Any]:
         """What the checkpoint says of its making; folders by their name alone."""
