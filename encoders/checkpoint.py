@@ -38,7 +38,7 @@ def save_checkpoint(encoder: "DualEncoder", folder: Path, notes: Mapping[str, An
     Raises:
         MedretError: If the disk is full or the place cannot be written.
     """
-    from safetensors.torch import save_file
+    from encoders.huggingface import write_safetensors
 
     weights = {name: _stored(tensor).contiguous() for name, tensor in _weights(encoder)}
     mark = _fingerprint(weights, encoder.config, encoder.tokenizer)
@@ -50,7 +50,7 @@ def save_checkpoint(encoder: "DualEncoder", folder: Path, notes: Mapping[str, An
         "notes": dict(notes or {}),
     }
     with whole_folder(folder) as beside:
-        save_file(weights, beside / _WEIGHTS)
+        write_safetensors(weights, beside / _WEIGHTS)
         (beside / _CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (beside / _TOKENIZER).write_text(encoder.tokenizer.definition, encoding="utf-8")
     return mark

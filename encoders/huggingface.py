@@ -181,6 +181,21 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     return weights
 
 
+def write_safetensors(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write named tensors as a safetensors file.
+
+    Raises:
+        OSError: If the disk is full or the place cannot be written; the library has an exception of its own for that.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(weights), path)
+    except SafetensorError as error:
+        raise OSError(_one_line(error)) from error
+
+
 def first_list(model: nn.Module) -> nn.ModuleList:
     """The outermost list of layers in a transformers model, whatever that version calls it."""
     return next(module for module in model.modules() if isinstance(module, nn.ModuleList))

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import resource
 import stat
 import subprocess
 import sys
@@ -42,6 +43,20 @@ def same(first, second):
         return torch.equal(first.encode_images(films()).joint, second.encode_images(films()).joint) and torch.equal(
             first.encode_texts(REPORTS).joint, second.encode_texts(REPORTS).joint
         )
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(encoder, folder):
+    """The kernel refuses to let the weights grow, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(MedretError, match=r"^[^\n]*encoder: cannot be written \([^\n]*File too large[^\n]*\)\. Free space[^\n]*$"):
+            save_checkpoint(encoder, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert read_notes(folder)["epoch"] == 3
+    assert [path.name for path in folder.parent.iterdir()] == ["encoder"]
 
 
 def test_what_was_saved_is_loaded_to_the_last_bit(encoder, folder):
@@ -162,7 +177,7 @@ def change_settings(folder):
 
 
 def change_tokenizer(folder):
-    learn_tokenizer([*REPORTS, "another word"], 60).save(folder / "tokenizer.json")
+    (folder / "tokenizer.json").write_text(learn_tokenizer([*REPORTS, "another word"], 60).definition, encoding="utf-8")
 
 
 @pytest.mark.parametrize("change", [change_weight, flip_bit, change_settings, change_tokenizer])
