@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from encoders.atomic import private_folder
 from encoders.errors import MedretError
+from encoders.json_object import read_json, write_json
 from encoders.pixels import read_image
 from encoders.preprocess import Preprocessing
 from index.corpora.record import Record
-from index.manifest import read_json, write_json
 
 Square = npt.NDArray[np.uint8]
 

@@ -1,24 +1,32 @@
 """What made a folder of shards or an index: JSON, checked whenever the folder is opened."""
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from encoders.atomic import whole_file
 from encoders.errors import MedretError
+from encoders.json_object import read_json, write_json
 
 SHARDS_MANIFEST = "manifest.json"
 SHARDS_PLAN = "plan.json"
 INDEX_MANIFEST = "index.json"
+PRIVATE_PATHS = Path("private") / "paths.csv"  # in a pseudonymised shards folder: where each image really is
 MODALITIES = ("images", "reports", "sentences")
 VECTORS = {"joint": "embedding", "features": "features"}  # what the user names: what the Arrow column is called
 FORMAT_VERSION = 1
 
 T = TypeVar("T")
+
+
+def program_version() -> str:
+    """Return the name and version of this program."""
+    try:
+        return f"medret {version('medret')}"
+    except PackageNotFoundError:
+        return "medret, not installed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +86,7 @@ class ShardsManifest:
     pseudonymised: bool
     counts: Mapping[str, int]
     modalities: Mapping[str, ModalityShards]
-    created_by: str = field(default_factory=lambda: created_by())
+    created_by: str = field(default_factory=program_version)
 
     def save(self, folder: Path) -> None:
         """Write `folder`/manifest.json, whole or not at all."""
@@ -111,7 +119,7 @@ class IndexManifest:
     shards: str
     shards_sha256: str
     indexes: tuple[IndexEntry, ...]
-    created_by: str = field(default_factory=lambda: created_by())
+    created_by: str = field(default_factory=program_version)
 
     def save(self, folder: Path) -> None:
         """Write `folder`/index.json, whole or not at all."""
@@ -176,37 +184,10 @@ def sha256_file(path: Path) -> str:
         raise MedretError(f"{path}: cannot be read ({error.strerror or error}). Check the file and its permissions.") from error
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        MedretError: If it cannot be read or is no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MedretError(f"{path}: cannot be read as JSON ({type(error).__name__}). Copy it again, or make the folder again.") from error
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all, for its owner alone."""
-    with whole_file(path) as part:
-        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def created_by() -> str:
-    """Return the name and version of this program."""
-    try:
-        return f"medret {version('medret')}"
-    except PackageNotFoundError:
-        return "medret, not installed"
-
-
 def _parse(path: Path, form: str, build: Callable[[dict[str, Any]], T]) -> T:
     content = read_json(path)
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != form:
-        raise MedretError(f"{path}: is no {form} manifest (format {found!r}). Name another folder, or make it again.")
+    if content.get("format") != form:
+        raise MedretError(f"{path}: is no {form} manifest (format {content.get('format')!r}). Name another folder, or make it again.")
     if content.get("version") != FORMAT_VERSION:
         raise MedretError(
             f"{path}: {form} version {content.get('version')!r}, written by {content.get('created_by')}; this medret reads "

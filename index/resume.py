@@ -11,7 +11,8 @@ from typing import Any
 
 from encoders.atomic import private_folder, whole_file
 from encoders.errors import MedretError
-from index.manifest import SHARDS_PLAN, ShardFile, read_json, write_json
+from encoders.json_object import read_json, write_json
+from index.manifest import SHARDS_PLAN, ShardFile
 
 _COMMITS = "commits"
 
@@ -40,10 +41,9 @@ def begin(out: Path, plan: Mapping[str, Any]) -> None:
     if path.is_file():
         before = read_json(path)
         for item, now in plan.items():
-            if not isinstance(before, dict) or before.get(item) != now:
-                was = before.get(item) if isinstance(before, dict) else None
+            if before.get(item) != now:
                 raise MedretError(
-                    f"{out}: holds shards of another run ({item}: {_short(was)}, now {_short(now)}). "
+                    f"{out}: holds shards of another run ({item}: {_short(before.get(item))}, now {_short(now)}). "
                     "Name another --out, or remove that folder to start anew"
                 )
     elif others := [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]:

@@ -6,7 +6,8 @@ import pytest
 from shard_folders import unit, write_images
 
 from encoders.errors import MedretError
-from index.manifest import IndexEntry, IndexManifest, holds_shards, load_index_manifest, load_shards_manifest, sha256_file, write_json
+from encoders.json_object import write_json
+from index.manifest import IndexEntry, IndexManifest, holds_shards, load_index_manifest, load_shards_manifest, sha256_file
 
 
 @pytest.fixture
