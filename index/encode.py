@@ -8,7 +8,7 @@ uninterrupted one.
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from index.cache import Square, decode_squares
 from index.corpora.readers import Corpus
 from index.corpora.record import Record
 from index.corpora.report import REPORT_SECTIONS
-from index.manifest import SHARDS_MANIFEST, VECTORS, ModalityShards, ShardsManifest, load_shards_manifest
+from index.manifest import PRIVATE_PATHS, SHARDS_MANIFEST, VECTORS, ModalityShards, ShardsManifest, load_shards_manifest
 from index.pseudonyms import Pseudonymiser
 from index.resume import Commit, begin, locked, read_commit, write_commit, write_csv
 from index.rows import Rows, base_folder, digest_rows, read_rows
@@ -34,7 +34,6 @@ from index.shards import ShardRow, ShardWriter
 
 TEXT_UNITS = ("report", "sentence")
 FAILURES = "failures.csv"
-PRIVATE_PATHS = Path("private") / "paths.csv"
 
 Progress = Callable[[str, int, int], None]
 Vectors = dict[str, npt.NDArray[np.float32]]
@@ -51,7 +50,7 @@ class EncodeOptions:
     batch_size: int = 32  # may differ between a run and its resumption
     splits: tuple[str, ...] | None = None  # None for all
     workers: int | None = None  # threads that decode images; None for one a core
-    pseudonym_key: bytes | None = None  # replaces patient, study and file ids, see index/pseudonyms.py
+    pseudonym_key: bytes | None = field(default=None, repr=False)  # replaces patient, study and file ids, see index/pseudonyms.py
     text_sections: tuple[str, ...] = REPORT_SECTIONS  # joined, in this order
 
     def __post_init__(self) -> None:

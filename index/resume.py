@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -50,9 +51,9 @@ def begin(out: Path, plan: Mapping[str, Any]) -> None:
         raise MedretError(f"{out}: is no shards folder and not empty (it holds {sorted(others)[0]}). Choose another --out")
     else:
         write_json(path, plan)
-    for folder in (out, private_folder(out / _COMMITS)):
-        for part in folder.glob(".*.part"):
-            part.unlink()
+    private_folder(out / _COMMITS)
+    for part in list(out.rglob(".*.part")):  # files, and the folder of a half-copied encoder
+        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
 
 def write_commit(out: Path, commit: Commit) -> Commit:
@@ -83,8 +84,12 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) 
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     """Keep other processes from writing here; the lock goes with the process, however it ends.
+
+    Args:
+        folder: Where the lock file is kept.
+        wait: Wait for a process that holds the lock, instead of raising.
 
     Raises:
         MedretError: If another process holds the lock, or the folder cannot be written.
@@ -95,7 +100,7 @@ def locked(folder: Path) -> Iterator[None]:
         raise MedretError(f"{folder}: cannot be written ({error.strerror or error}). Choose another --out") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise MedretError(f"{folder}: another medret is writing here. Wait for it, or choose another --out") from error
         except OSError:  # file systems without locks: two runs would write the same bytes, each whole

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.corpora.csvfile import read_csv
+from index.manifest import PRIVATE_PATHS
 from retrieval.answers import Hit
 
 if TYPE_CHECKING:
     from index.shards import Shards
-
-PRIVATE_PATHS = Path("private") / "paths.csv"  # where index.encode leaves the paths of a pseudonymised corpus
 
 
 class Shelf:

@@ -179,6 +179,19 @@ encode_corpus(corpus, load_checkpoint(Path({str(tmp_path / "encoder")!r})), Path
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
+def test_what_a_killed_process_left_behind_goes(corpus, encoder, tmp_path):
+    """Half-written files, the private table among them, and the folder of an encoder that was being copied."""
+    options = EncodeOptions(pseudonym_key=b"0123456789abcdef")
+    encode_corpus(corpus, encoder, tmp_path / "out", options=options)
+    (tmp_path / "out" / ".encoder.abc.part").mkdir()
+    for name in (".encoder.abc.part/.model.part", ".manifest.json.1.part", "commits/.x.json.1.part", "private/.paths.csv.1.part"):
+        (tmp_path / "out" / name).write_text("half")
+
+    encode_corpus(corpus, encoder, tmp_path / "out", options=options)
+
+    assert list((tmp_path / "out").rglob("*.part")) == []
+
+
 def test_a_finished_run_is_not_repeated(corpus, encoder, tmp_path):
     encode_corpus(corpus, encoder, tmp_path / "out", options=BOTH)
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.arrow")}
@@ -384,3 +397,7 @@ def test_the_encoder_is_left_in_the_mode_it_was_in(corpus, tmp_path):
 def test_wrong_options_are_a_wrong_call(wrong):
     with pytest.raises(ValueError, match="expected"):
         EncodeOptions(**wrong)
+
+
+def test_options_do_not_show_the_key():
+    assert "0123456789abcdef" not in repr(EncodeOptions(pseudonym_key=b"0123456789abcdef"))
