@@ -17,9 +17,10 @@ import numpy.typing as npt
 from encoders.atomic import private_folder
 from encoders.errors import MedretError
 from encoders.json_object import read_json, write_json
-from encoders.pixels import read_image
+from encoders.pixels import missing_decoders, read_image
 from encoders.preprocess import Preprocessing
 from index.corpora.record import Record
+from index.resume import locked
 
 Square = npt.NDArray[np.uint8]
 
@@ -52,9 +53,10 @@ def build_image_cache(
 ) -> ImageCache:
     """Decode the images of records into a memory-mapped file, or reuse the file that holds exactly these.
 
-    It can be killed at any moment: the next call goes on after the last 1,024 images that were finished. The file is named
-    by a hash over the ids, the preprocessing, the size, and the size and modification time of every image file, so that a
-    changed image is decoded anew. Files of other hashes are left alone.
+    It can be killed at any moment: the next call goes on after the last 1,024 images that were finished. A second process
+    waits for the first and takes what it decoded. The file is named by a hash over the ids, the preprocessing, the size, the
+    decoders that are missing, and the size and modification time of every image file, so that a changed image, or one whose
+    decoder was installed since, is decoded anew. Files of other hashes are left alone.
 
     Args:
         records: Those without an image are passed over.
@@ -73,8 +75,10 @@ def build_image_cache(
     side = preprocessing.size if size is None else size
     private_folder(folder)
     place = folder / _key(records, preprocessing, side)
-    if not (place.with_suffix(".json").is_file() and place.with_suffix(".npy").is_file()):
-        _decode_into(place, records, preprocessing, side, progress, workers)
+    if not _is_whole(place):
+        with locked(folder, wait=True):
+            if not _is_whole(place):
+                _decode_into(place, records, preprocessing, side, progress, workers)
     return _open(place, side)
 
 
@@ -111,8 +115,12 @@ def _square(record: Record, preprocessing: Preprocessing, size: int) -> Square |
         return " ".join(str(error).replace(str(record.image), record.id).split())
 
 
+def _is_whole(place: Path) -> bool:
+    return place.with_suffix(".json").is_file() and place.with_suffix(".npy").is_file()
+
+
 def _key(records: Sequence[Record], preprocessing: Preprocessing, size: int) -> str:
-    digest = hashlib.sha256(json.dumps([preprocessing.to_dict(), size], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([preprocessing.to_dict(), size, missing_decoders()], sort_keys=True).encode())
     for record in records:
         assert record.image is not None
         try:
@@ -139,6 +147,7 @@ def _decode_into(
     if needed > free:
         raise MedretError(f"{place.parent}: {needed >> 20} MiB are needed for decoded images, {free >> 20} are free. Free space.")
     try:
+        part.touch(mode=0o600)
         with part.open("ab") as file:
             file.write(bytes(_HEADER - file.tell() if file.tell() < _HEADER else 0))
             for record, square in decode_squares(records[done:], preprocessing, size, workers):
@@ -154,6 +163,7 @@ def _decode_into(
             _note(file, note, done, failures)
         ids = [record.id for record in records if record.id not in failures]
         if not ids:
+            note.unlink()  # whatever is mended, the next run begins anew
             raise MedretError(f"{place.parent}: none of {len(records)} images can be decoded; the first: {next(iter(failures.values()))}")
         write_json(place.with_suffix(".json"), {"ids": ids, "failures": failures})
         _finish(part, place.with_suffix(".npy"), (len(ids), size, size))
@@ -189,7 +199,6 @@ def _finish(part: Path, path: Path, shape: tuple[int, int, int]) -> None:
         assert file.tell() == _HEADER
         file.flush()
         os.fsync(file.fileno())
-    part.chmod(0o600)
     part.replace(path)
 
 

@@ -1,4 +1,6 @@
 import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -67,9 +69,11 @@ def test_the_cache_is_reused_for_the_same_images(records, tmp_path, monkeypatch)
     np.testing.assert_array_equal(build_image_cache(records, WAY, tmp_path / "cache").images, first.images)
 
 
-@pytest.mark.parametrize("change", ["size", "preprocessing", "records", "image"])
-def test_the_cache_is_made_anew_when_anything_changes(records, tmp_path, change):
+@pytest.mark.parametrize("change", ["size", "preprocessing", "records", "image", "decoders"])
+def test_the_cache_is_made_anew_when_anything_changes(records, tmp_path, monkeypatch, change):
     build_image_cache(records, WAY, tmp_path / "cache")
+    if change == "decoders":
+        monkeypatch.setitem(sys.modules, "gdcm", None)  # as if it were not installed
     if change == "image":
         Image.fromarray(np.zeros((30, 30), np.uint8)).save(records[0].image)
     changed = records[1:] if change == "records" else records
@@ -123,6 +127,46 @@ def test_no_image_at_all_is_an_error(records, tmp_path):
         record.image.unlink()
     with pytest.raises(MedretError, match="none of 7 images can be decoded; the first: "):
         build_image_cache(records, WAY, tmp_path / "cache")
+
+
+def test_after_all_failed_a_mended_image_of_the_same_size_and_time_is_decoded(records, tmp_path):
+    """As after a fault of the disk or of permissions: nothing in the file's status tells."""
+    path = records[0].image
+    good, times = path.read_bytes(), (1_600_000_000, 1_600_000_000)
+    path.write_bytes(bytes(len(good)))
+    os.utime(path, times)
+    with pytest.raises(MedretError, match="none of 1 images can be decoded"):
+        build_image_cache(records[:1], WAY, tmp_path / "cache")
+    path.write_bytes(good)
+    os.utime(path, times)
+
+    assert build_image_cache(records[:1], WAY, tmp_path / "cache").ids == ["r0"]
+
+
+def test_a_second_run_waits_and_takes_what_the_first_decoded(records, tmp_path):
+    calls = []
+
+    def build(_):
+        return build_image_cache(records * 20, WAY, tmp_path / "cache", progress=lambda done, total: calls.append(done))
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(build, range(2))
+
+    assert calls == list(range(1, 141))
+    np.testing.assert_array_equal(first.images, second.images)
+
+
+def test_a_cache_is_for_its_owner_alone_while_it_is_written(records, tmp_path):
+    modes = set()
+    (tmp_path / "cache").mkdir(mode=0o755)
+
+    def look(done, total):
+        modes.update(path.stat().st_mode & 0o077 for path in (tmp_path / "cache").glob("*.npy*"))
+
+    build_image_cache(records, WAY, tmp_path / "cache", progress=look)
+    look(7, 7)
+
+    assert modes == {0}
 
 
 def test_squares_come_in_the_order_of_the_records(records):
