@@ -19,8 +19,6 @@ from encoders.errors import MedretError
 from index.corpora.record import NULL_LABEL, LabelState, Record
 from index.manifest import MODALITIES, VECTORS, ModalityShards, ShardFile, ShardsManifest, check_files, load_shards_manifest, sha256_file
 
-__all__ = ["MODALITIES", "NULL_LABEL", "VECTORS", "ShardRow", "ShardTable", "ShardWriter", "Shards", "open_shards"]
-
 _STRINGS = ("patient_id", "study_id", "view", "split", "sex")
 
 Rows = npt.NDArray[np.int64]
@@ -319,7 +317,7 @@ def _map_batch(path: Path, rows: int, dimensions: Mapping[str, int]) -> Any:
     try:
         with pa.memory_map(str(path)) as source:  # closing frees the file handle; the mapping lives as long as its arrays
             batch = pa.ipc.open_file(source).get_batch(0)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (ValueError, OSError) as error:  # all that pyarrow raises here, ArrowInvalid too, is one of them
         raise MedretError(damaged) from error
     widths = {name: batch.schema.field(VECTORS[name]).type.list_size for name in dimensions if VECTORS[name] in batch.schema.names}
     if batch.num_rows != rows or widths != dict(dimensions):

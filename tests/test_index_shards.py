@@ -8,8 +8,8 @@ import pytest
 from shard_folders import unit, write_images, write_rows
 
 from encoders.errors import MedretError
-from index.corpora.record import LabelState, Record
-from index.shards import NULL_LABEL, ShardRow, ShardWriter, open_shards
+from index.corpora.record import NULL_LABEL, LabelState, Record
+from index.shards import ShardRow, ShardWriter, open_shards
 
 FINDINGS = ("Edema", "Fracture")
 OPEN_FILES = Path("/proc/self/fd")
@@ -194,6 +194,18 @@ def test_a_shard_that_is_cut_missing_or_changed_is_named(tmp_path):
     shard.unlink()
     with pytest.raises(MedretError, match="the shard is missing"):
         open_shards(tmp_path)
+
+
+def test_an_arrow_file_without_a_batch_is_a_damaged_shard(tmp_path):
+    shard = write_images(tmp_path, VECTORS, list("abcd")) / "images-00000.arrow"
+    before = shard.stat().st_size
+    with pa.ipc.new_file(shard, pa.schema([])):
+        pass
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(f'"bytes": {before}', f'"bytes": {shard.stat().st_size}'))
+
+    with pytest.raises(MedretError, match="the shard is damaged"):
+        open_shards(tmp_path).table("images")
 
 
 @pytest.mark.skipif(not OPEN_FILES.is_dir(), reason="needs /proc")
