@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from encoders.atomic import whole_file
 from encoders.errors import MedretError
 from encoders.json_object import read_json
 
@@ -54,11 +53,6 @@ class Tokenizer:
         """
         path = path / "tokenizer.json" if path.is_dir() else path
         return cls(_read(path), str(path))
-
-    def save(self, path: Path) -> None:
-        """Write the definition, byte for byte as it was read or learned, as a tokenizer.json."""
-        with whole_file(path) as beside:
-            beside.write_text(self.definition, encoding="utf-8")
 
     @property
     def largest_id(self) -> int:

@@ -156,7 +156,7 @@ def write_sentence_encoder(folder):
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     model = BertModel(BertConfig(vocab_size=tokenizer.largest_id + 1, **sizes)).eval()
     model.save_pretrained(folder)
-    tokenizer.save(folder / "tokenizer.json")
+    (folder / "tokenizer.json").write_text(tokenizer.definition, encoding="utf-8")
     return model, tokenizer
 
 

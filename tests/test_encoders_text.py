@@ -39,7 +39,7 @@ def write_folder(folder, kind="bert"):
         if tensor.is_floating_point() and tensor.ndim == 1:
             tensor.uniform_(0.5, 1.5)
     model.save_pretrained(folder)
-    TOKENIZER.save(folder / "tokenizer.json")
+    (folder / "tokenizer.json").write_text(TOKENIZER.definition, encoding="utf-8")
     return model
 
 
