@@ -176,7 +176,7 @@ def _check_is_film(header: "Dataset", modality: str) -> None:
     if _text(header, "SOPClassUID") == _DIRECTORY or _text(header.file_meta, "MediaStorageSOPClassUID") == _DIRECTORY:
         raise _NoFilmError("DICOMDIR: a directory of other files")
     if not header.get("Rows"):
-        raise _NoFilmError(f"holds no image (modality {modality or 'not given'}: a report, a presentation state, ...)")
+        raise _NoFilmError(f"holds no image (modality {modality[:16] or 'not given'}: a report, a presentation state, ...)")
     if modality and modality not in MODALITIES:
         raise _NoFilmError(f"modality {modality[:16]}, expected {', '.join(MODALITIES)}")
     if int(header.get("NumberOfFrames") or 1) > 1:
