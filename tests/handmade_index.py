@@ -4,17 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from shard_folders import unit
 
 from index.corpora.record import Record
 from index.manifest import IndexEntry, IndexManifest, ModalityShards, ShardsManifest
 from index.shards import ShardRow, ShardWriter, open_shards
 from index.vector_index import OpenedIndex
 from retrieval.engine import SearchEngine
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Return the rows at norm 1, float32."""
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 def make_engine(
