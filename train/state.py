@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from encoders.atomic import private_folder, whole_folder
 from encoders.errors import MedretError
+from encoders.huggingface import write_safetensors
 
 FORMAT = 1
 _MAY_DIFFER = {"workers"}  # settings that change no result
@@ -103,8 +104,8 @@ def refuse_overwriting(out: Path, resume: bool, overwrite: bool) -> None:
 def save_state(folder: Path, state: RunState, model: nn.Module, optimizer: Optimizer) -> None:
     """Write the state as one folder of safetensors and JSON, which appears whole or not at all."""
     with whole_folder(folder) as beside:
-        save_file(_owned(model.state_dict()), beside / "weights.safetensors")
-        save_file(_owned(_optimizer_tensors(optimizer)), beside / "optimizer.safetensors")
+        write_safetensors(_owned(model.state_dict()), beside / "weights.safetensors")
+        write_safetensors(_owned(_optimizer_tensors(optimizer)), beside / "optimizer.safetensors")
         (beside / "state.json").write_text(json.dumps({"format": FORMAT, **asdict(state)}, indent=1), encoding="utf-8")
 
 
