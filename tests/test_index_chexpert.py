@@ -221,6 +221,15 @@ def test_plus_images_are_png_unless_the_jpg_is_there(plus):
     assert records["valid/patient9/study1/view1_frontal"].image == plus / "valid/patient9/study1/view1_frontal.png"
 
 
+@pytest.mark.parametrize("place", ["PNG", "PNG/PNG"])
+def test_plus_images_are_found_where_their_archives_unpack_to(plus, place):
+    (plus / place / "train").mkdir(parents=True)
+
+    records, _ = read(plus)
+
+    assert records[FIRST].image == plus / place / f"{FIRST}.png"
+
+
 def test_plus_without_label_files_is_not_labelled_and_that_is_said(plus):
     records, tally = read(plus)
 

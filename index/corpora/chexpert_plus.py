@@ -39,7 +39,7 @@ def read_plus(release: Path, tally: Tally, labels: str | None = None) -> Iterato
 
     Reports were de-identified image by image, so the images of one study can carry different texts, and different
     labels: each record keeps its own, and studies whose texts differ are counted as a fault. An image is the .jpg that
-    the table names where that is there, and the .png of the release otherwise.
+    the table names where that is there, and the .png of the release otherwise: beside the table, or in PNG/ or PNG/PNG/.
 
     Args:
         release: The folder with the table.
@@ -54,6 +54,7 @@ def read_plus(release: Path, tally: Tally, labels: str | None = None) -> Iterato
     if file is None:
         tally.fault(f"no label file: chexbert_labels/{LABEL_SETS[0]}_fixed.json is not there", release.name)
     labels_of = _read_labels(file, tally) if file else {}
+    unpacked = _unpacked(release)
     seen: set[str] = set()
     texts: dict[str, int] = {}  # of each study, the hash of its first report
     for number, row in enumerate(read_csv(table, ("path_to_image",)), start=2):
@@ -69,7 +70,7 @@ def read_plus(release: Path, tally: Tally, labels: str | None = None) -> Iterato
             tally.fault("image whose report differs from that of its study's first image", parsed.id)
         yield Record(
             id=parsed.id,
-            image=_image(release, parsed.id, parsed.suffix),
+            image=_image(release, unpacked, parsed.id, parsed.suffix),
             patient_id=parsed.patient,
             study_id=parsed.study,
             view=view_of(parsed, _cell(row, "frontal_lateral"), _cell(row, "ap_pa")),
@@ -96,9 +97,15 @@ def _sections(row: Mapping[str, str]) -> dict[str, str]:
     return sections or section_report(_cell(row, "report"))
 
 
-def _image(release: Path, id: str, suffix: str) -> Path:
+def _unpacked(release: Path) -> Path:
+    """Return the folder that the PNG archives were unpacked into: the release itself where it is none of the usual ones."""
+    usual = (release, release / "PNG", release / "PNG" / "PNG")
+    return next((folder for folder in usual if any((folder / split).is_dir() for split in ("train", "valid"))), release)
+
+
+def _image(release: Path, unpacked: Path, id: str, suffix: str) -> Path:
     listed = release / f"{id}{suffix or '.jpg'}"
-    return listed if listed.exists() else release / f"{id}.png"
+    return listed if listed.exists() else unpacked / f"{id}.png"
 
 
 def _read_labels(path: Path, tally: Tally) -> dict[str, Mapping[str, LabelState]]:
