@@ -102,7 +102,17 @@ def test_checking_images_decodes_each_and_names_those_at_fault(tmp_path):
     assert found["image looks inverted"] == (1, ("negative",))
     assert found["image cannot be decoded"][1][0].startswith("short: ")
     assert summary.images_checked == 4
+    assert "\n4 images checked: 3 can be decoded\n" in render_summary(summary)
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_report_counts_whichever_record_of_its_study_holds_it(tmp_path):
+    rows = [["a.png", "s1", "", "", "Pain."], ["b.png", "s1", "Clear.", "Normal.", "Pain."], ["c.png", "s1", "Clear.", "", ""]]
+
+    summary = summarise_corpus(open_corpus(write_table(tmp_path, rows, ["path", "study", "findings", "impression", "indication"])))
+
+    assert summary.reports == 1
+    assert summary.sections == {"findings": 1, "impression": 1, "indication": 1}
 
 
 def test_nothing_is_decoded_unless_asked_for(tmp_path):

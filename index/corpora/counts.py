@@ -15,6 +15,8 @@ class CorpusCount:
 
     ids: set[str] = field(default_factory=set)
     images: int = 0
+    sectioned: dict[str, frozenset[str]] = field(default_factory=dict)  # study to its sections that were counted
+    combinations: dict[frozenset[str], frozenset[str]] = field(default_factory=dict)  # each kept once: studies are many
     reported: set[str] = field(default_factory=set)  # studies whose report was counted
     reports: int = 0
     patient_of: dict[str, str | None] = field(default_factory=dict)
@@ -54,12 +56,19 @@ class CorpusCount:
                     tally.fault(f"record without a {what}", id)
 
     def _count_report(self, record: Record) -> None:
+        """Count a study's report, and each of its sections, once, whichever of its records has it."""
+        named = frozenset(name for name, text in record.sections.items() if text.strip())
+        has_text = bool(report_text(record.sections))
         if record.study_id is not None:
-            if record.study_id in self.reported:
-                return
-            self.reported.add(record.study_id)
-        self.sections.update(name for name, text in record.sections.items() if text.strip())
-        self.reports += bool(report_text(record.sections))
+            counted = self.sectioned.get(record.study_id, frozenset())
+            both = counted | named
+            self.sectioned[record.study_id] = self.combinations.setdefault(both, both)
+            named -= counted
+            has_text = has_text and record.study_id not in self.reported
+            if has_text:
+                self.reported.add(record.study_id)
+        self.sections.update(named)
+        self.reports += has_text
 
     def _count_known(self, record: Record) -> None:
         known = {

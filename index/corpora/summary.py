@@ -18,6 +18,7 @@ from index.corpora.record import LabelState, Tally
 NOT_LABELLED = "not_labelled"
 STATES = (*(state.name.lower() for state in LabelState), NOT_LABELLED)
 
+_UNDECODED = "image cannot be decoded"
 _AT_ONCE = 1024  # images handed to the threads at a time
 _WIDTH = 100
 
@@ -48,7 +49,7 @@ class CorpusSummary:
         sections: Report section to reports that have it.
         left_out: Why rows became no record.
         faults: What is wrong with records.
-        images_checked: Images decoded, or None where that was not asked for.
+        images_checked: Images that were there and tried, or None where that was not asked for.
     """
 
     root: str
@@ -171,7 +172,10 @@ def _totals(summary: CorpusSummary) -> str:
     rows = [["records", f"{summary.records:,}"]]
     rows += [[name, f"{getattr(summary, name):,}"] for name in ("images", "studies", "patients", "reports")]
     totals = _aligned(rows)
-    checked = "" if summary.images_checked is None else f"\n{summary.images_checked:,} images decoded"
+    checked = ""
+    if summary.images_checked is not None:
+        failed = sum(fault.count for fault in summary.faults if fault.reason == _UNDECODED)
+        checked = f"\n{summary.images_checked:,} images checked: {summary.images_checked - failed:,} can be decoded"
     return totals + (f"\nrecords with {known}" if known else "") + checked
 
 
@@ -231,5 +235,5 @@ def _doubts(image: tuple[str, Path]) -> list[tuple[str, str]]:
     try:
         pixels = read_image(path, id)
     except MedretError as error:
-        return [("image cannot be decoded", str(error))]
+        return [(_UNDECODED, str(error))]
     return [(f"image {doubt.partition(' (')[0]}", "") for doubt in film_doubts(pixels)]
