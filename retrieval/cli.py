@@ -86,7 +86,9 @@ CorpusFormat = Annotated[
 ]
 Reports = Annotated[Path | None, typer.Option(help="Where MIMIC's reports lie, if not beside the images: a folder or the sectioned CSV.")]
 Columns = Annotated[list[str] | None, typer.Option("--column", help="For tables: NAME=COLUMN, e.g. --column patient=subject; repeatable.")]
-Labels = Annotated[str | None, typer.Option("--labels", help="Which labels MIMIC is read with: chexpert, negbio or test-set.")]
+Labels = Annotated[
+    str | None, typer.Option("--labels", help="MIMIC: chexpert, negbio or test-set. CheXpert Plus: impression, findings or report.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; a GPU where there is one when not given.")]
 Index = Annotated[Path, typer.Option("--index", envvar="MEDRET_INDEX", help="Folder made by 'medret build-index'.")]
 Splits = Annotated[list[str] | None, typer.Option("--split", help="Only records of this split; repeatable.")]
@@ -308,6 +310,9 @@ def evaluate(
 
     if (lists is None) == (benchmark is Benchmark.chexpert_8x200):
         raise typer.BadParameter("chexpert-8x200 needs the folder of its lists: medret evaluate chexpert-8x200 LISTS; the others take none")
+    _check_directions(benchmark, direction or [])
+    if benchmark is Benchmark.chexpert_8x200 and (split or view):
+        raise typer.BadParameter("chexpert-8x200 takes its images from its lists: leave out --split and --view")
     options: dict[str, Any] = {"directions": direction or None, "ks": k or None}
     if benchmark is not Benchmark.chexpert_8x200:
         options |= {"splits": split or None, "views": view or None, "by": by.value}
@@ -397,7 +402,7 @@ def _encode(corpus: "Corpus", encoder: Path, out: Path, options: "EncodeOptions"
     print(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in held if count) + f" by encoder {summary.encoder}")
     if summary.resumed_shards:
         _note(f"{summary.resumed_shards} of {summary.shards} shards were there from an earlier run")
-    if summary.without_text:
+    if summary.without_text and (summary.reports or summary.sentences):
         _note(f"{summary.without_text} studies have no text in the sections that are encoded")
     if summary.texts_cut:
         _note(f"{summary.texts_cut} texts are longer than the encoder reads ({loaded.config.max_tokens} tokens); their ends were cut")
@@ -430,6 +435,18 @@ def _listed_index(lists: Path | None, image_root: Path | None, encoder: Path | N
         _encode(corpus, encoder, out / "shards", EncodeOptions(vectors=("joint", "features")), device)
         build(out / "shards", out, encoder)
         yield out
+
+
+def _check_directions(benchmark: Benchmark, directions: list[str]) -> None:
+    from retrieval.benchmarks import LABEL_DIRECTIONS, PUBLISHED_DIRECTIONS, RECALL_DIRECTIONS
+
+    known = {
+        Benchmark.label_precision: LABEL_DIRECTIONS,
+        Benchmark.report_recall: RECALL_DIRECTIONS,
+        Benchmark.chexpert_8x200: PUBLISHED_DIRECTIONS,
+    }[benchmark]
+    if unknown := [direction for direction in directions if direction not in known]:
+        raise typer.BadParameter(f"--direction {unknown[0]}: {benchmark.value} has {', '.join(known)}")
 
 
 def _run_benchmark(engine: "SearchEngine", benchmark: Benchmark, lists: Path | None, options: dict[str, Any]) -> "EvaluationResult":

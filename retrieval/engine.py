@@ -112,6 +112,8 @@ class SearchEngine:
             raise MedretError(
                 f"{asked.kind} query for {query.find}: 'features' vectors of images and texts cannot be compared; use the joint ones"
             )
+        if query.find not in self.modalities and query.find == "images":
+            raise MedretError(f"the index holds no images, only {', '.join(self.modalities)}. Ask for those: --find {self.modalities[0]}")
         table = self.table(query.find)
         allowed = None if query.splits is None else rows_with(table, "split", query.splits)
         left_out = self._left_out(query, asked)

@@ -113,7 +113,7 @@ def test_an_option_of_another_format_is_refused(tmp_path):
 
     with pytest.raises(MedretError, match=r"a chexpert corpus has no option --reports \(understood by mimic-cxr-jpg\)"):
         open_corpus(tmp_path, reports=tmp_path)
-    with pytest.raises(MedretError, match=r"no option --columns \(understood by table\)"):
+    with pytest.raises(MedretError, match=r"no option --column \(understood by table\)"):
         open_corpus(tmp_path, columns={"text": "report"})
 
 

@@ -255,3 +255,12 @@ def test_wrong_usage_ends_with_exit_code_2(made):
     assert medret("query", "--index", made.index).returncode == 2
     assert medret("query", "--text", "a", "--id", "b", "--index", made.index).returncode == 2
     assert medret("evaluate", "chexpert-8x200", "--index", made.index).returncode == 2
+
+
+def test_a_direction_that_a_benchmark_does_not_have_is_wrong_usage(made):
+    for benchmark in (["label-precision"], ["report-recall"], ["chexpert-8x200", made.corpus]):
+        done = medret("evaluate", *benchmark, "--index", made.index, "--direction", "text-text")
+
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert "image" in done.stderr  # the directions that there are

@@ -273,6 +273,14 @@ def test_a_modality_that_the_index_lacks_is_named(tmp_path):
         engine.search(Query(id="a", find="reports"))
 
 
+def test_an_index_of_reports_alone_says_how_to_ask_it(tmp_path):
+    rows = [ShardRow(Record(id="a", image=None), text="Clear.")]
+    engine = make_engine(tmp_path, {"reports": (rows, {"joint": np.ones((1, 2))})})
+
+    with pytest.raises(MedretError, match=r"no images, only reports.*--find reports"):
+        engine.search(Query(id="a"))
+
+
 def test_vectors_that_the_index_lacks_are_named(tmp_path):
     rows = [ShardRow(Record(id="a", image=None))]
     engine = make_engine(tmp_path, {"images": (rows, {"joint": np.ones((1, 2))})})

@@ -94,7 +94,8 @@ def open_corpus(
     options = {key: value for key, value in (("reports", reports), ("columns", columns), ("labels", labels)) if value is not None}
     for key in options.keys() - reader.options:
         able = ", ".join(other for other in FORMATS if key in _reader(other).options)
-        raise MedretError(f"{path}: a {name} corpus has no option --{key} (understood by {able}). Leave it out, or name another --format.")
+        flag = "--column" if key == "columns" else f"--{key}"  # repeated, so the command line names one
+        raise MedretError(f"{path}: a {name} corpus has no option {flag} (understood by {able}). Leave it out, or name another --format.")
     findings = reader.findings(path, **options)
     return Corpus(format=name, root=path, recognised=format is None, findings=findings, options=MappingProxyType(options))
 

@@ -96,7 +96,7 @@ def find_columns(path: Path, header: Sequence[str], given: Mapping[str, str] | N
     sections |= {role: column for role, column in given.items() if role in SECTIONS}
     if not sections and not roles.keys() & {"path", "text"}:
         raise MedretError(
-            f"{path}: no column for the image path or the report text; found {_listed(header)}. Say which it is, e.g. path=COLUMN."
+            f"{path}: no column for the image path or the report text; found {_listed(header)}. Say which it is, e.g. --column path=COLUMN."
         )
     ordered = {finding: findings[finding] for finding in (*FINDINGS, *findings) if finding in findings}
     return TableColumns(roles=roles, sections=sections, findings=ordered)
