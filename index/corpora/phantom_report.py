@@ -18,11 +18,14 @@ _SURE: dict[str, tuple[str, ...]] = {
         "{size} {side}-sided pleural effusion.",
         "{size} layering pleural effusion on the {side}.",
         "{size} amount of {side} pleural fluid.",
+        "{size} amount of fluid in the {side} pleural space.",
+        "Blunted {side} costophrenic angle due to a {size} effusion.",
     ),
     "Pleural Effusion, bilateral": (
         "{size} bilateral pleural effusions.",
         "There are {size} pleural effusions bilaterally.",
         "{size} bilateral pleural effusions with blunting of both costophrenic angles.",
+        "{size} amount of fluid in both pleural spaces.",
     ),
     "Cardiomegaly": (
         "There is {size} cardiomegaly.",
@@ -31,6 +34,7 @@ _SURE: dict[str, tuple[str, ...]] = {
         "{adverb} enlarged cardiac silhouette.",
         "{size} enlargement of the cardiac silhouette.",
         "The cardiac silhouette is {adverb} enlarged.",
+        "Heart size is {adverb} increased.",
     ),
     "Pneumothorax": (
         "There is a {size} {side} apical pneumothorax.",
@@ -38,6 +42,7 @@ _SURE: dict[str, tuple[str, ...]] = {
         "{size} {side} apical pneumothorax with a visible pleural line.",
         "A {side} apical pleural line is in keeping with a {size} pneumothorax.",
         "{side}-sided pneumothorax is {size} in size.",
+        "{size} {side} pneumothorax: collapsed lung with a visible pleural edge.",
     ),
     "Lung Opacity": (
         "{size} opacity in the {place}.",
@@ -46,6 +51,8 @@ _SURE: dict[str, tuple[str, ...]] = {
         "{size} lung opacity on the {side} in the {zone} zone.",
         "Patchy {size} opacity projects over the {place}.",
         "{size} infiltrate in the {place}.",
+        "An airspace opacity is seen in the {place}, {size} in size.",
+        "{size} patchy opacities are seen in the {place}.",
     ),
     "Edema": (
         "There is {size} pulmonary edema.",
@@ -53,6 +60,7 @@ _SURE: dict[str, tuple[str, ...]] = {
         "{size} bilateral perihilar haze compatible with pulmonary edema.",
         "{size} interstitial edema with vascular congestion.",
         "Central vascular congestion with {size} edema.",
+        "Findings consistent with {size} pulmonary edema.",
     ),
     "Atelectasis": (
         "Linear atelectasis in the {place}.",
@@ -60,6 +68,7 @@ _SURE: dict[str, tuple[str, ...]] = {
         "{size} plate-like atelectasis in the {place}.",
         "There is {size} subsegmental atelectasis in the {place}.",
         "{place} atelectasis, {size} in extent.",
+        "{size} volume loss in the {place}, compatible with atelectasis.",
     ),
     "Atelectasis, bilateral": (
         "{size} bibasilar atelectasis.",
@@ -72,12 +81,14 @@ _SURE: dict[str, tuple[str, ...]] = {
         "{side} chest wall dual-lead pacemaker.",
         "Support devices: {side} pacemaker.",
         "{side} pacemaker generator with intact leads.",
+        "A {side} pacemaker is seen.",
     ),
     "line": (
         "{side} {device} central venous catheter ends in the superior vena cava.",
         "A {side} {device} central line is in place.",
         "{side} {device} line with its tip in the mid superior vena cava.",
         "Support devices: {side} {device} central venous catheter.",
+        "A central venous catheter is seen, by the {side} {device} vein.",
     ),
 }
 _UNSURE: dict[str, tuple[str, ...]] = {
