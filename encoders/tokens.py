@@ -72,7 +72,8 @@ class Tokenizer:
         if max_tokens != self._max_tokens:
             self._tokens.enable_truncation(max_length=max_tokens)
             self._max_tokens = max_tokens
-        encodings = self._tokens.encode_batch_fast(list(texts))
+        valid = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]  # a terminal can hand over bytes that are none
+        encodings = self._tokens.encode_batch_fast(valid)
         rows = [encoding.ids for encoding in encodings]
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
         mask = np.arange(lengths.max(initial=0)) < lengths[:, None]  # (B, T)

@@ -282,3 +282,11 @@ def test_a_table_without_such_columns_leaves_a_folder_of_films_to_the_dicom_read
     write_csv(tmp_path / "inventory.csv", ["station", "count"], ["3", "1"])
 
     assert open_corpus(tmp_path).format == "dicom"
+
+
+def test_half_a_character_in_json_is_replaced(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"id": "a", "text": "Edema \\ud800."}')
+
+    (record,) = read_table(tmp_path / "t.jsonl", Tally())
+
+    assert record.sections == {"findings": "Edema ?."}

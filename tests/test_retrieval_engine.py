@@ -193,6 +193,12 @@ def test_an_empty_text_is_refused(engine, text):
         engine.search(Query(text=text))
 
 
+def test_bytes_that_are_no_text_are_replaced(engine):
+    broken, replaced = (engine.search(Query(text=text)).hits for text in ("edema \udcff", "edema ?"))
+
+    assert broken == replaced
+
+
 def test_an_unreadable_image_is_refused_by_name(engine, tmp_path):
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
 

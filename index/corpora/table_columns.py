@@ -133,10 +133,10 @@ def labels_of(cell: Any) -> dict[str, LabelState | None] | None:
 
 
 def text_of(cell: Any) -> str:
-    """Return a cell as text without outer spaces; "" for null and not-a-number."""
+    """Return a cell as valid text without outer spaces; "" for null and not-a-number."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
-    return str(cell).strip()
+    return str(cell).encode("utf-8", "replace").decode("utf-8").strip()  # JSON can spell halves of characters
 
 
 def split_of(cell: Any) -> str | None:
