@@ -24,7 +24,7 @@ from encoders.dual import DualEncoder, Encoded
 from encoders.errors import MedretError
 from index.cache import Square, decode_squares
 from index.corpora.readers import Corpus
-from index.corpora.record import Record
+from index.corpora.record import Record, Tally
 from index.corpora.report import REPORT_SECTIONS
 from index.manifest import PRIVATE_PATHS, SHARDS_MANIFEST, VECTORS, ModalityShards, ShardsManifest, load_shards_manifest
 from index.pseudonyms import Pseudonymiser
@@ -71,6 +71,7 @@ class EncodeSummary:
         failures: Images without a vector; `failures.csv` says why.
         texts_cut: Texts longer than the encoder reads; what lies beyond is not in their vectors.
         without_text: Studies (or records without a study) without text in the chosen sections.
+        left_out: Rows of the corpus that became no record, in whatever split: why, and how many.
         resumed_shards: Shards that an earlier run had finished.
     """
 
@@ -82,6 +83,7 @@ class EncodeSummary:
     failures: int
     texts_cut: int
     without_text: int
+    left_out: Mapping[str, int]
     shards: int
     resumed_shards: int
 
@@ -110,8 +112,9 @@ def encode_corpus(
             other things, another process is writing there, or the disk is full.
     """
     options = options or EncodeOptions()
+    tally = Tally()
     rows, without_text = read_rows(
-        corpus, text_units=options.text_units, text_sections=options.text_sections, splits=options.splits, key=options.pseudonym_key
+        corpus, tally, text_units=options.text_units, text_sections=options.text_sections, splits=options.splits, key=options.pseudonym_key
     )
     mark = fingerprint(encoder)
     private_folder(out)
@@ -124,7 +127,7 @@ def encode_corpus(
         commits = {modality: run.encode(modality, part) for modality, part in rows.items() if part}
         failures = [failure for made in commits.values() for commit in made for failure in commit.failures]
         write_csv(out / FAILURES, ("id", "reason"), failures)
-        manifest = _manifest(corpus, encoder, mark, options, commits, run, without_text)
+        manifest = _manifest(corpus, encoder, mark, options, commits, run, without_text, tally.left_out.total())
         if run.encoded == 0 and (out / SHARDS_MANIFEST).is_file():  # then nothing was computed here: say what was
             before = load_shards_manifest(out)
             manifest = replace(manifest, compute=before.compute, created_by=before.created_by)
@@ -139,6 +142,7 @@ def encode_corpus(
         failures=manifest.counts["failures"],
         texts_cut=manifest.counts["texts_cut"],
         without_text=without_text,
+        left_out=dict(tally.left_out),
         shards=sum(len(made) for made in commits.values()),
         resumed_shards=run.resumed,
     )
@@ -275,6 +279,7 @@ def _manifest(
     commits: Mapping[str, Sequence[Commit]],
     run: _Run,
     without_text: int,
+    left_out: int,
 ) -> ShardsManifest:
     made = [commit for part in commits.values() for commit in part]
     hidden = options.pseudonym_key is not None
@@ -292,6 +297,7 @@ def _manifest(
             "failures": sum(len(commit.failures) for commit in made),
             "texts_cut": sum(commit.cut for commit in made),
             "without_text": without_text,
+            "left_out": left_out,
         },
         modalities={
             modality: ModalityShards(dimensions=run.dimensions(modality), shards=tuple(commit.shard for commit in part))

@@ -71,7 +71,7 @@ class ShardsManifest:
         text_sections: Report sections that were joined into the text, in order.
         splits: The splits that were encoded, or None for all.
         counts: "failures" (images without a vector), "texts_cut" (beyond the encoder's length), "without_text" (studies, or
-            records without a study, that have no text in these sections).
+            records without a study, that have no text in these sections), "left_out" (rows of the corpus that became no record).
         modalities: Only those that have rows.
     """
 

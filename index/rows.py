@@ -8,7 +8,7 @@ from pathlib import Path
 
 from encoders.errors import MedretError
 from index.corpora.readers import Corpus
-from index.corpora.record import Record
+from index.corpora.record import Record, Tally
 from index.corpora.report import report_text, split_sentences
 from index.pseudonyms import Pseudonymiser
 from index.shards import ShardRow
@@ -17,7 +17,13 @@ Rows = dict[str, list[ShardRow]]
 
 
 def read_rows(
-    corpus: Corpus, *, text_units: Sequence[str], text_sections: Sequence[str], splits: Sequence[str] | None, key: bytes | None
+    corpus: Corpus,
+    tally: Tally,
+    *,
+    text_units: Sequence[str],
+    text_sections: Sequence[str],
+    splits: Sequence[str] | None,
+    key: bytes | None,
 ) -> tuple[Rows, int]:
     """Read a corpus into the rows to encode, in its order.
 
@@ -26,6 +32,7 @@ def read_rows(
 
     Args:
         corpus: Read once.
+        tally: Counts what its reader leaves out, whatever the split.
         text_units: Of "report" and "sentence".
         text_sections: Joined, in this order.
         splits: Those to take, or None for all.
@@ -37,7 +44,7 @@ def read_rows(
     Raises:
         MedretError: If there is nothing to encode, or the ids are not unique.
     """
-    records = [record for record in corpus.records() if splits is None or record.split in splits]
+    records = [record for record in corpus.records(tally) if splits is None or record.split in splits]
     if not records:
         raise MedretError(f"{corpus.root}: no record in split {', '.join(splits or ())}. See which there are: medret corpus {corpus.root}")
     _check_ids(corpus, records)

@@ -115,7 +115,7 @@ def test_the_manifest_says_what_made_the_shards(corpus, encoder, tmp_path):
     assert (manifest.dtype, manifest.findings, manifest.pseudonymised) == ("float32", ("Edema",), False)
     assert manifest.corpus == {"format": "table", "root": str(tmp_path / "corpus")}
     assert manifest.modalities["images"].dimensions == {"joint": 8, "features": encoder.image_width}
-    assert manifest.counts == {"failures": 0, "texts_cut": 1, "without_text": 1}
+    assert manifest.counts == {"failures": 0, "texts_cut": 1, "without_text": 1, "left_out": 0}
 
 
 class StoppedError(Exception):
@@ -303,6 +303,17 @@ def test_a_corpus_without_reports_or_without_images_has_one_modality(encoder, tm
     assert open_shards(tmp_path / "out2").modalities == ("reports",)
     with pytest.raises(MedretError, match="holds no images, only reports"):
         open_shards(tmp_path / "out2").table("images")
+
+
+def test_rows_that_the_reader_leaves_out_are_counted_with_their_reason(corpus, encoder, tmp_path):
+    with corpus.root.open("a", newline="") as file:
+        csv.writer(file).writerows([["i1", "films/i1.png", *[""] * 7], ["i8", *[""] * 8], ["i9", *[""] * 8]])
+
+    summary = encode_corpus(corpus, encoder, tmp_path / "out")
+
+    assert summary.left_out == {"id seen before": 1, "row with neither a path nor a text": 2}
+    assert json.loads(json.dumps(summary.to_dict()))["left_out"] == summary.left_out
+    assert load_shards_manifest(tmp_path / "out").counts["left_out"] == 3
 
 
 def test_only_the_wanted_splits_are_encoded(corpus, encoder, tmp_path):
