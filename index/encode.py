@@ -46,7 +46,7 @@ class EncodeOptions:
     vectors: tuple[str, ...] = ("joint",)  # of "joint" (projected) and "features" (the encoder's output before that)
     text_units: tuple[str, ...] = ("report",)  # of "report" and "sentence"
     dtype: str = "float32"  # or "float16", of the stored vectors
-    shard_rows: int = 8192  # records a shard; a kill costs at most one
+    shard_rows: int = 2048  # records a shard; a kill costs at most one: minutes on a slow CPU
     batch_size: int = 32  # may differ between a run and its resumption
     splits: tuple[str, ...] | None = None  # None for all
     workers: int | None = None  # threads that decode images; None for one a core
