@@ -101,7 +101,10 @@ def _check_ids(corpus: Corpus, records: Sequence[Record]) -> None:
         if record.study_id is None or record.patient_id is None:
             continue
         if patients.setdefault(record.study_id, record.patient_id) != record.patient_id:
-            raise MedretError(f"{corpus.root}: study {record.study_id} belongs to two patients. Make the study ids unique in the corpus")
+            raise MedretError(
+                f"{corpus.root}: study {record.study_id} belongs to two patients. Make the study ids unique in the corpus; "
+                f"every such study is counted by: medret corpus {corpus.root}"
+            )
     studies = {record.study_id for record in records}
     for record in records:
         if record.study_id is None and record.id in studies:
