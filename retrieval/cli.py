@@ -1,11 +1,14 @@
 """The command line: parse, call one function, print."""
 
 import json
+import os
 import sys
 import tempfile
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,6 +100,8 @@ Units = Annotated[str, typer.Option("--text-unit", help="report, sentence, or re
 KeyFile = Annotated[Path | None, typer.Option(help="Replace patient, study and file ids by hashes keyed with this file.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images or texts in a forward pass.")]
 INDEX = Path("medret-index")
+DEBUG = "MEDRET_DEBUG"  # set in the environment, it lets tracebacks through
+_FLAGS = {"directions": "direction", "ks": "k", "splits": "split", "views": "view"}  # parameter to flag, where they differ
 
 
 @app.command()
@@ -288,14 +293,16 @@ def evaluate(
     split: Splits = None,
     view: Annotated[list[str] | None, typer.Option("--view", help="Only images of this view; repeatable.")] = None,
     k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Cut-offs; repeatable.")] = None,
-    by: Annotated[By, typer.Option(help="Candidates: images, or each study by its best image.")] = By.image,
-    uncertain: Annotated[Uncertain, typer.Option(help="What an uncertain label of a candidate counts as.")] = Uncertain.negative,
+    by: Annotated[By | None, typer.Option(help="Candidates: images (when not given), or each study by its best image.")] = None,
+    uncertain: Annotated[
+        Uncertain | None, typer.Option(help="label-precision: what an uncertain label counts as; negative when not given.")
+    ] = None,
     exclude_same_patient: Annotated[
         bool | None,
         typer.Option("--exclude-same-patient/--include-same-patient", help="For image queries; on, but off for chexpert-8x200."),
     ] = None,
-    max_queries: Annotated[int, typer.Option(min=1, help="label-precision: image queries of each finding.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Draws those queries.")] = 0,
+    max_queries: Annotated[int | None, typer.Option(min=1, help="label-precision: image queries of each finding; 1000.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="label-precision: draws those queries; 0.")] = None,
     image_vector: Annotated[Vector | None, typer.Option(help="What image-image compares; chexpert-8x200: features, else joint.")] = None,
     image_root: Annotated[Path | None, typer.Option(help="chexpert-8x200: encode just the listed images, from here.")] = None,
     encoder: Annotated[Path | None, typer.Option(help="With --image-root: the encoder; else a check of the index's own.")] = None,
@@ -310,20 +317,14 @@ def evaluate(
 
     if (lists is None) == (benchmark is Benchmark.chexpert_8x200):
         raise typer.BadParameter("chexpert-8x200 needs the folder of its lists: medret evaluate chexpert-8x200 LISTS; the others take none")
-    _check_directions(benchmark, direction or [])
-    if benchmark is Benchmark.chexpert_8x200 and (split or view):
-        raise typer.BadParameter("chexpert-8x200 takes its images from its lists: leave out --split and --view")
-    options: dict[str, Any] = {"directions": direction or None, "ks": k or None}
-    if benchmark is not Benchmark.chexpert_8x200:
-        options |= {"splits": split or None, "views": view or None, "by": by.value}
-    if benchmark is not Benchmark.report_recall:
-        options |= {"exclude_same_patient": exclude_same_patient, "vector": image_vector and image_vector.value}
-    if benchmark is Benchmark.label_precision:
-        options |= {"uncertain": uncertain.value, "max_queries": max_queries, "seed": seed}
-    options = {key: value for key, value in options.items() if value is not None}
+    given: dict[str, Any] = {"directions": direction, "ks": k, "splits": split, "views": view}
+    given |= {"by": by and by.value, "uncertain": uncertain and uncertain.value, "max_queries": max_queries, "seed": seed}
+    given |= {"exclude_same_patient": exclude_same_patient, "image_vector": image_vector and image_vector.value}
+    measure = _measure(benchmark, lists, given)
+    _check_places(json_out, html_out)
     with _listed_index(lists, image_root, encoder, device) as listed:
         engine = SearchEngine.load(listed or index_dir, encoder, choose_device(device))
-        result = _run_benchmark(engine, benchmark, lists, options)
+        result = measure(engine)
         content = result.to_dict()
         print(render_result(content))
         if json_out is not None:
@@ -437,29 +438,26 @@ def _listed_index(lists: Path | None, image_root: Path | None, encoder: Path | N
         yield out
 
 
-def _check_directions(benchmark: Benchmark, directions: list[str]) -> None:
-    from retrieval.benchmarks import LABEL_DIRECTIONS, PUBLISHED_DIRECTIONS, RECALL_DIRECTIONS
+def _measure(benchmark: Benchmark, lists: Path | None, given: dict[str, Any]) -> "Callable[[SearchEngine], EvaluationResult]":
+    """The benchmark with the options that were given; one that it does not have is wrong usage, not ignored."""
+    from inspect import signature
 
-    known = {
-        Benchmark.label_precision: LABEL_DIRECTIONS,
-        Benchmark.report_recall: RECALL_DIRECTIONS,
-        Benchmark.chexpert_8x200: PUBLISHED_DIRECTIONS,
-    }[benchmark]
-    if unknown := [direction for direction in directions if direction not in known]:
-        raise typer.BadParameter(f"--direction {unknown[0]}: {benchmark.value} has {', '.join(known)}")
+    from retrieval import benchmarks, evaluation
 
-
-def _run_benchmark(engine: "SearchEngine", benchmark: Benchmark, lists: Path | None, options: dict[str, Any]) -> "EvaluationResult":
-    from retrieval import evaluation
-
-    if benchmark is Benchmark.label_precision:
-        return evaluation.evaluate_label_precision(engine, **options)
-    if benchmark is Benchmark.report_recall:
-        return evaluation.evaluate_report_recall(engine, **options)
-    assert lists is not None
-    if "vector" in options:
-        options["image_vector"] = options.pop("vector")
-    return evaluation.evaluate_chexpert_8x200(engine, lists, **options)
+    measures: dict[Benchmark, tuple[Callable[..., EvaluationResult], tuple[str, ...]]] = {
+        Benchmark.label_precision: (evaluation.evaluate_label_precision, benchmarks.LABEL_DIRECTIONS),
+        Benchmark.report_recall: (evaluation.evaluate_report_recall, benchmarks.RECALL_DIRECTIONS),
+        Benchmark.chexpert_8x200: (evaluation.evaluate_chexpert_8x200, benchmarks.PUBLISHED_DIRECTIONS),
+    }
+    measure, directions = measures[benchmark]
+    options = {name: value for name, value in given.items() if value not in (None, [])}
+    if foreign := sorted(options.keys() - signature(measure).parameters.keys()):
+        raise typer.BadParameter(f"{benchmark.value} has no option --{_FLAGS.get(foreign[0], foreign[0]).replace('_', '-')}")
+    if unknown := [name for name in options.get("directions", []) if name not in directions]:
+        raise typer.BadParameter(f"--direction {unknown[0]}: {benchmark.value} has {', '.join(directions)}")
+    if lists is not None:
+        options["lists"] = lists
+    return partial(measure, **options)
 
 
 def _print_answer(engine: "SearchEngine", answer: "Answer", format: Format, with_ids: bool) -> None:
@@ -473,6 +471,13 @@ def _print_answer(engine: "SearchEngine", answer: "Answer", format: Format, with
         from retrieval.tables import render_answer
 
         print(render_answer(answer))
+
+
+def _check_places(*paths: Path | None) -> None:
+    """Say before the work, not after it, that a result cannot be written."""
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise MedretError(f"{path}: the folder {path.parent} does not exist. Make it, or name another file")
 
 
 def _write(path: Path, text: str) -> None:
@@ -497,6 +502,11 @@ def main() -> None:
     except KeyboardInterrupt:
         print("medret: stopped", file=sys.stderr)
         raise SystemExit(130) from None
+    except Exception as error:
+        if DEBUG in os.environ:
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]  # the message may quote data: it is left out
+        _fail(f"internal error: {type(error).__name__} at {Path(place.filename).name}:{place.lineno}. Set {DEBUG}=1 for the whole trace")
 
 
 def _fail(message: str) -> None:

@@ -92,7 +92,7 @@ def evaluate_label_precision(
     views: Sequence[str] | None = None,
     findings: Sequence[str] | None = None,
     uncertain: UncertainPolicy = "negative",
-    vector: str = "joint",
+    image_vector: str = "joint",
     by: By = "image",
     exclude_same_patient: bool = True,
     max_queries: int | None = 1000,
@@ -110,7 +110,7 @@ def evaluate_label_precision(
         views: Only images of these views ask and are candidates; all by default.
         findings: Those to ask for; all that the index has labels for by default.
         uncertain: What an uncertain label of a candidate counts as: "negative", "positive", or "ignore".
-        vector: What image-image compares; the other directions always compare joint vectors.
+        image_vector: What image-image compares; the other directions always compare joint vectors.
         by: Candidates are images, or each study by its best "study" image.
         exclude_same_patient: Leave out the candidates of an image query's patient.
         max_queries: Image queries of each finding, drawn with `seed`; None takes all.
@@ -129,7 +129,7 @@ def evaluate_label_precision(
         task = label_task(
             engine,
             direction,
-            vector=vector if direction == "image-image" else "joint",
+            vector=image_vector if direction == "image-image" else "joint",
             selection=selection,
             findings=findings,
             uncertain=uncertain,

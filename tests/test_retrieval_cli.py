@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from index.corpora.phantom import write_phantoms
+from retrieval import cli
 
 MEDRET = Path(sys.executable).with_name("medret")
 
@@ -249,6 +250,37 @@ def test_an_index_refuses_another_encoder(made, tmp_path):
     mine, theirs = (json.loads((run / "best" / "encoder.json").read_text())["fingerprint"] for run in (made.run, other))
     assert mine in message
     assert theirs in message
+
+
+def test_an_option_that_a_benchmark_does_not_have_is_refused_not_ignored(made):
+    done = medret("evaluate", "report-recall", "--uncertain", "negative", "--index", made.index)
+
+    assert done.returncode == 2
+    assert "report-recall has no option --uncertain" in done.stderr
+
+
+def test_a_place_for_the_result_that_is_not_there_is_said_before_the_work(made, tmp_path):
+    assert "nowhere" in fails("evaluate", "report-recall", "--index", tmp_path, "--json", tmp_path / "nowhere" / "result.json")
+
+
+def test_an_error_of_medret_itself_is_one_line_without_data(monkeypatch, capsys):
+    def breaks() -> None:
+        raise RuntimeError("Doe, Jane")
+
+    monkeypatch.setattr(cli, "app", breaks)
+    monkeypatch.delenv(cli.DEBUG, raising=False)
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+
+    assert stopped.value.code == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("medret: internal error: RuntimeError at test_retrieval_cli.py:")
+    assert "Doe" not in printed
+    assert len(printed.splitlines()) == 1
+    monkeypatch.setenv(cli.DEBUG, "1")
+    with pytest.raises(RuntimeError):
+        cli.main()
 
 
 def test_wrong_usage_ends_with_exit_code_2(made):
