@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +40,8 @@ def whole_file(path: Path, mode: int = 0o600) -> Iterator[Path]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a folder beside `path` to fill; on success it is synced and renamed to `path`.
 
-    An existing folder at `path` is replaced; the new folder is its owner's alone (mode 0700).
+    An existing folder at `path` is replaced; the new folder and the files in it are their owner's alone
+    (modes 0700 and 0600; but a hard link keeps the mode of the file it names).
 
     Raises:
         MedretError: If the disk is full or the place cannot be written.
@@ -50,6 +52,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
         yield beside
         for entry in [*beside.rglob("*"), beside]:
+            _make_private(entry)
             _sync(entry)
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
@@ -78,6 +81,14 @@ def private_folder(path: Path) -> Path:
     except OSError as error:
         raise MedretError(f"{path}: the folder cannot be made ({error.strerror or error}). Choose another place.") from error
     return path
+
+
+def _make_private(path: Path) -> None:
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        path.chmod(0o700)
+    elif status.st_nlink == 1:  # a link's mode is also that of the file elsewhere
+        path.chmod(0o600)
 
 
 def _sync(path: Path) -> None:

@@ -95,6 +95,7 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
         MedretError: If another process holds the lock, or the folder cannot be written.
     """
     try:
+        (folder / ".lock").touch(mode=0o600)
         lock = (folder / ".lock").open("w")
     except OSError as error:
         raise MedretError(f"{folder}: cannot be written ({error.strerror or error}). Choose another --out") from error

@@ -133,7 +133,18 @@ def test_a_folder_replaces_the_old_one_whole_and_is_its_owners_alone(tmp_path):
 
     assert names(tmp_path / "deep" / "run" / "sub") == ["new"]
     assert names(tmp_path / "deep") == ["run"]
-    assert mode(tmp_path / "deep" / "run") == 0o700
+    assert mode(tmp_path / "deep" / "run") == mode(tmp_path / "deep" / "run" / "sub") == 0o700
+    assert mode(tmp_path / "deep" / "run" / "sub" / "new") == 0o600
+
+
+def test_a_file_linked_into_a_folder_keeps_its_mode(tmp_path):
+    (tmp_path / "shared").touch()
+    (tmp_path / "shared").chmod(0o644)
+
+    with whole_folder(tmp_path / "run") as beside:
+        os.link(tmp_path / "shared", beside / "shared")
+
+    assert mode(tmp_path / "shared") == 0o644
 
 
 def test_an_error_while_filling_a_folder_leaves_the_old_one_and_nothing_else(tmp_path):

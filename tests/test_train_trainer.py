@@ -119,6 +119,7 @@ def test_a_run_learns_to_tell_the_corners_and_leaves_all_that_it_should(tmp_path
     assert result.best_row["accuracy"] >= 0.85  # chance is 0.25
     assert steps == [(step, 75) for step in range(1, 76)]
     assert sorted(path.name for path in run.iterdir()) == ["best", "cache", "config.toml", "curves.png", "last", "metrics.csv", "state"]
+    assert {path.stat().st_mode & 0o077 for path in [run, *run.rglob("*")]} == {0}
     rows = rows_of(run)
     assert len(rows) == len(validated) == 5
     assert [int(row["step"]) for row in rows] == [15, 30, 45, 60, 75]
