@@ -186,7 +186,7 @@ def test_a_table_without_path_and_text_is_an_error_that_lists_the_columns(tmp_pa
 
 
 def test_rows_that_cannot_become_records_are_left_out_with_a_reason(tmp_path):
-    path = write_csv(tmp_path / "t.csv", ["path", "text"], ["a.png", ""], ["", ""], ["a.jpg", "Same id."], ["", "Text alone."])
+    path = write_csv(tmp_path / "t.csv", ["path", "text"], ["a.png", ""], ["", ""], ["a.png", "Same id."], ["", "Text alone."])
 
     records, tally = read(path)
 
@@ -239,6 +239,17 @@ def test_a_path_whose_last_dot_is_no_suffix_keeps_its_name_as_id(tmp_path):
 
     assert [record.id for record in records] == ["1.2.840.1", "1.2.840.2", "x/c", "/elsewhere/d"]
     assert records[3].image == Path("/elsewhere/d.png")
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (2, 0, 4, 3, 1)])
+def test_images_that_differ_by_their_suffix_alone_keep_it_in_their_ids(tmp_path, order):
+    rows = [["", "a.png"], ["", "a.jpg"], ["", "./a.png"], ["", "b.png"], ["c", "b.jpg"]]
+    path = write_csv(tmp_path / "t.csv", ["id", "path"], *[rows[place] for place in order])
+
+    records, tally = read(path)
+
+    assert {record.id: record.image.name for record in records} == {"a.png": "a.png", "a.jpg": "a.jpg", "b": "b.png", "c": "b.jpg"}
+    assert tally.left_out == {"id seen before": 1}  # the same file twice
 
 
 def test_two_tables_in_a_folder_are_not_guessed_between(tmp_path):

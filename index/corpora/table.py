@@ -3,7 +3,7 @@
 import gzip
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,9 @@ def read_table(root: Path, tally: Tally, columns: Mapping[str, str] | None = Non
     """Yield a record for each row, in the table's order.
 
     Columns are told by their names (see table_columns.ROLES), and `columns` wins. A record's id is its id column, else
-    its path without suffix, else "row" and the row's number from 1. Image paths are relative to the table's folder. A
-    text with headings in capitals ("FINDINGS: ...") is cut at them; one without is taken as findings.
+    its path without suffix (with it where the table has a.png and a.jpg), else "row" and the row's number from 1. Image paths are
+    relative to the table's folder. A text with headings in capitals ("FINDINGS: ...") is cut at them; one without is taken
+    as findings.
 
     Labels: with a column per finding, 1, 0, -1 and blank are positive, negative, uncertain and not mentioned, and a row
     with blanks only was not labelled. With one column that lists the positives, every other finding that the table
@@ -74,12 +75,13 @@ def read_table(root: Path, tally: Tally, columns: Mapping[str, str] | None = Non
     path = _table_file(root)
     found = find_columns(path, _header(path), columns)
     read_labels = _label_reader(found, findings_table(path, columns), tally)
+    shared = _shared_stems(path, found)
     seen: set[str] = set()
     for number, row in enumerate(_read_rows(path, found.names), 1):
         cells = {role: text_of(row.get(column)) for role, column in found.roles.items() if role != "labels"}
         image = _image_path(path.parent, cells.get("path", ""))
         sections = _sections(row, found, cells.get("text", ""))
-        id = cells.get("id") or _path_id(path.parent, image) or f"row{number}"
+        id = cells.get("id") or _path_id(path.parent, image, shared) or f"row{number}"
         if image is None and not sections:
             tally.leave_out("row with neither a path nor a text", id)
         elif id in seen:
@@ -149,11 +151,34 @@ def _image_path(folder: Path, cell: str) -> Path | None:
     return folder / cell if cell else None
 
 
-def _path_id(folder: Path, image: Path | None) -> str | None:
+def _path_id(folder: Path, image: Path | None, shared: Set[str]) -> str | None:
     if image is None:
         return None
-    inside = image.relative_to(folder) if image.is_relative_to(folder) else image
-    return _IMAGE_SUFFIX.sub("", inside.as_posix())
+    inside = _inside(folder, image)
+    stem = _IMAGE_SUFFIX.sub("", inside)
+    return inside if stem in shared else stem
+
+
+def _shared_stems(path: Path, found: TableColumns) -> set[str]:
+    """Return the paths without suffix that are those of several images: a table may list a.png and a.jpg, in any order."""
+    if "path" not in found.roles:
+        return set()
+    wanted = [found.roles[role] for role in ("id", "path") if role in found.roles]
+    first: dict[str, str] = {}
+    shared: set[str] = set()
+    for row in _read_rows(path, wanted):
+        id, cell = (text_of(row.get(found.roles[role])) if role in found.roles else "" for role in ("id", "path"))
+        image = _image_path(path.parent, cell)
+        if image is not None and not id:
+            inside = _inside(path.parent, image)
+            stem = _IMAGE_SUFFIX.sub("", inside)
+            if first.setdefault(stem, inside) != inside:
+                shared.add(stem)
+    return shared
+
+
+def _inside(folder: Path, image: Path) -> str:
+    return (image.relative_to(folder) if image.is_relative_to(folder) else image).as_posix()
 
 
 def _table_file(root: Path) -> Path:
