@@ -88,6 +88,13 @@ def test_an_unknown_folder_says_what_was_looked_for(tmp_path):
     assert "mimic-cxr-2.0.0-metadata.csv" in message and "indiana_reports.csv" in message
 
 
+def test_a_folder_of_several_tables_asks_to_name_one(tmp_path):
+    write(tmp_path, TABLE | {"more.csv": "path\nb.png\n"})
+
+    with pytest.raises(MedretError, match=r"holds 2 tables \(films\.csv, more\.csv\).*Name one of them, e\.g\. .*/films\.csv"):
+        open_corpus(tmp_path)
+
+
 def test_an_unknown_format_lists_the_known_ones(tmp_path):
     with pytest.raises(MedretError, match=r"'mimic' is no corpus format.*mimic-cxr-jpg, chexpert, openi, table, dicom"):
         open_corpus(tmp_path, "mimic")

@@ -107,9 +107,23 @@ def _recognise(path: Path) -> str:
                 return name
     except OSError as error:
         raise MedretError(f"{path}: cannot be read ({error.strerror or error}). Check its permissions.") from error
+    if path.is_dir():
+        _refuse_several_tables(path)
     looked_for = "; ".join(f"{name}: {mark}" for name, mark in _MARKS.items())
     kind = "folder" if path.is_dir() else "file"
     raise MedretError(f"{path}: this {kind} is none of the known corpora (looked for {looked_for}). Check the path, or name --format.")
+
+
+def _refuse_several_tables(folder: Path) -> None:
+    from index.corpora.table import find_tables
+
+    tables = find_tables(folder)
+    if len(tables) > 1:
+        more = ", ..." if len(tables) > 5 else ""
+        raise MedretError(
+            f"{folder}: this folder holds {len(tables)} tables ({', '.join(table.name for table in tables[:5])}{more}) and is no other "
+            f"corpus. Name one of them, e.g. {tables[0]}, or name --format."
+        )
 
 
 def _reader(name: str) -> _Reader:

@@ -36,6 +36,11 @@ def recognises_table(root: Path) -> bool:
     return True
 
 
+def find_tables(folder: Path) -> list[Path]:
+    """Return the tables that lie in a folder, by name; hidden files are none."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and _suffix(path) in _SUFFIXES and not path.name.startswith("."))
+
+
 def findings_table(root: Path, columns: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """Return the findings that the table's labels name: its finding columns, or all that its label column lists.
 
@@ -188,7 +193,7 @@ def _table_file(root: Path) -> Path:
         if _suffix(root) not in _SUFFIXES:
             raise MedretError(f"{root}: no table, expected {', '.join(_SUFFIXES)}. Save it as one of these.")
         return root
-    tables = sorted(path for path in root.iterdir() if path.is_file() and _suffix(path) in _SUFFIXES and not path.name.startswith("."))
+    tables = find_tables(root)
     if len(tables) == 1:
         return tables[0]
     found = f"{len(tables)} tables ({', '.join(path.name for path in tables[:5])})" if tables else "no table"
