@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.batches import ORDER, choose_texts, epoch_batches, read_ahead, seeded, seeded_torch
+from train.batches import ORDER, choose_texts, drop_words, epoch_batches, read_ahead, seeded, seeded_torch
 
 
 @settings(deadline=None)
@@ -104,3 +104,19 @@ def test_films_are_read_ahead_in_the_order_of_the_batches():
 def test_a_fault_while_reading_ahead_reaches_the_reader():
     with pytest.raises(IndexError):
         list(read_ahead(np.zeros((2, 4, 4), dtype=np.uint8), [np.array([0]), np.array([9])]))
+
+
+def test_each_word_is_dropped_as_often_as_asked_but_never_one_that_says_no():
+    texts = drop_words(
+        ["Small left pleural effusion."] * 5000 + ["There is No pneumothorax, not even a small one."] * 5000, 0.2, np.random.default_rng(0)
+    )
+
+    kept = Counter(word for text in texts[:5000] for word in text.split())
+    assert all(abs(count - 4000) < 150 for count in kept.values())
+    assert len(kept) == 4
+    assert all({"No", "not"} <= set(text.split()) for text in texts[5000:])
+
+
+def test_a_text_never_loses_its_last_word_and_a_share_of_0_changes_nothing():
+    assert set(drop_words(["Cardiomegaly."] * 100, 0.9, np.random.default_rng(0))) == {"Cardiomegaly."}
+    assert drop_words(list(REPORT), 0.0, np.random.default_rng(0)) == list(REPORT)

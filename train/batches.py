@@ -11,8 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 TEXT_UNITS = ("sentence", "sentences", "report")
+NEGATIONS = frozenset(
+    {"no", "not", "without", "nor", "neither", "none", "never", "cannot", "absent", "negative", "free", "resolved"}
+    | {"normal", "clear", "unremarkable"}
+)
 # One stream of random numbers per purpose, so that a change to one leaves the others as they were
-ORDER, SENTENCES, AUGMENTATION, DROPOUT, VALIDATION = range(5)
+ORDER, SENTENCES, AUGMENTATION, DROPOUT, VALIDATION, WORDS = range(6)
 
 
 def seeded(seed: int, *where: int) -> np.random.Generator:
@@ -93,6 +97,29 @@ def choose_texts(reports: Sequence[Sequence[str]], unit: str, rng: np.random.Gen
         chosen = sorted(rng.choice(len(sentences), count, replace=False).tolist())
         texts.append(" ".join(sentences[place] for place in chosen))
     return texts
+
+
+def drop_words(texts: Sequence[str], share: float, rng: np.random.Generator) -> list[str]:
+    """Leave out random words of each text, but none that says no.
+
+    Reports name the size and the side with every finding that is there and with none that is not, so that an
+    encoder learned from few of them takes "Pleural effusion." for its absence. Without a word now and then it
+    cannot lean on them.
+
+    Args:
+        texts: Words between spaces.
+        share: Probability, 0 to below 1, with which a word is left out; at least one word stays.
+        rng: Chooses.
+    """
+    if not share:
+        return list(texts)
+    shortened = []
+    for text in texts:
+        words = text.split()
+        dropped = rng.random(len(words)) < share
+        kept = [word for word, drop in zip(words, dropped, strict=True) if not drop or word.strip(".,;:").lower() in NEGATIONS]
+        shortened.append(" ".join(kept or words))
+    return shortened
 
 
 def read_ahead(

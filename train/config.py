@@ -56,21 +56,22 @@ class TrainConfig:
     views: str = "all"  # frontal: leave out lateral films
     text_sample: str = "sentence"  # one random sentence of the report each time, several ("sentences"), or all ("report")
     texts_per_image: int = 4  # texts drawn for an image at each step: the loss is the mean over the draws
+    word_dropout: float = 0.2  # share of the words left out of a text, those that say no excepted
     min_tokens: int = 3  # reports and sentences with fewer words and marks are left out
     cache_size: int = 0  # side of the cached squares that are cropped from, pixels; 0: 8/7 of size
     # Augmentation
-    crop: tuple[float, float] = (0.6, 1.0)  # share of the area kept
+    crop: tuple[float, float] = (0.8, 1.0)  # share of the area kept
     flip_probability: float = 0.0  # above 0 an encoder unlearns left and right
-    rotation: float = 20.0  # degrees, either way
-    translation: float = 0.1  # share of the side, either way
+    rotation: float = 10.0  # degrees, either way
+    translation: float = 0.05  # share of the side, either way
     scale: tuple[float, float] = (0.95, 1.05)
-    brightness: tuple[float, float] = (0.6, 1.4)  # factor
-    contrast: tuple[float, float] = (0.6, 1.4)  # factor
-    blur_sigma: tuple[float, float] = (0.1, 3.0)  # pixels
+    brightness: tuple[float, float] = (0.8, 1.2)  # factor
+    contrast: tuple[float, float] = (0.8, 1.2)  # factor
+    blur_sigma: tuple[float, float] = (0.0, 0.5)  # pixels
     # Optimisation
     epochs: int = 40  # 0: as many as max_steps takes
     max_steps: int = 0  # 0: as many as the epochs take
-    batch_size: int = 64
+    batch_size: int = 32
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
     pretrained_learning_rate: float = 1e-4
@@ -113,7 +114,7 @@ class TrainConfig:
 
 
 _ABOVE_ZERO = ("temperature", "learning_rate", "pretrained_learning_rate", "plateau_factor")
-_SHARES = ("image_to_text_weight", "flip_probability", "translation", "warmup_fraction", "plateau_factor")
+_SHARES = ("image_to_text_weight", "word_dropout", "flip_probability", "translation", "warmup_fraction", "plateau_factor")
 _RANGES = ("crop", "scale", "brightness", "contrast", "blur_sigma")
 _LEAST = {
     "dimension": 0,

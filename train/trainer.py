@@ -17,7 +17,20 @@ from encoders.checkpoint import save_checkpoint
 from encoders.dual import DualEncoder
 from encoders.errors import MedretError
 from train.augment import AugmentConfig, augment, draw_augmentation
-from train.batches import AUGMENTATION, DROPOUT, ORDER, SENTENCES, VALIDATION, choose_texts, epoch_batches, read_ahead, seeded, seeded_torch
+from train.batches import (
+    AUGMENTATION,
+    DROPOUT,
+    ORDER,
+    SENTENCES,
+    VALIDATION,
+    WORDS,
+    choose_texts,
+    drop_words,
+    epoch_batches,
+    read_ahead,
+    seeded,
+    seeded_torch,
+)
 from train.config import TrainConfig, dump_config
 from train.curves import draw_curves, metric_names, write_metrics
 from train.interruption import signals_noted
@@ -159,6 +172,7 @@ class _Run:
         draw = draw_augmentation(self.augmentation, len(rows), seeded_torch(seed, AUGMENTATION, state.step)).to(self.device)
         sentences = [self.data.train.sentences[row] for row in rows]
         texts = choose_texts(sentences * self.config.texts_per_image, self.config.text_sample, seeded(seed, SENTENCES, state.step))
+        texts = drop_words(texts, self.config.word_dropout, seeded(seed, WORDS, state.step))
         torch.manual_seed(int(seeded(seed, DROPOUT, state.step).integers(2**63)))
         changed = augment(films.to(self.device, non_blocking=True), draw, self.encoder.config.preprocessing.size)
         loss = self.loss(changed, texts)
