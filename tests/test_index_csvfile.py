@@ -51,7 +51,7 @@ def test_a_missing_column_is_named_with_the_file_and_the_columns_found(tmp_path)
     [
         (b"", "empty"),
         (b"\n\n", "empty"),
-        (b"a,b,a\n1,2,3\n", "'a' more than once"),
+        (b"a,b,a\n1,2,3\n", "a column more than once; found 'a', 'b', 'a'. Rename all but one 'a'."),
         (b"a,b\n1,2\n1,2,3\n", "line 3: 3 fields, expected 2"),
         (b"a,b\n1\n", "line 2: 1 fields, expected 2"),
         (b"a,b\n\xff\xfe,2\n", "not UTF-8"),

@@ -216,7 +216,7 @@ def test_a_label_file_without_a_finding_is_an_error(root):
         file.unlink()
     write(root / "mimic-cxr-2.0.0-chexpert.csv", "subject_id,study_id,Edema", "10000032,50000001,1.0")
 
-    with pytest.raises(MedretError, match=r"no column for No Finding, .*found subject_id, study_id, Edema"):
+    with pytest.raises(MedretError, match=r"no column for No Finding, .*found 'subject_id', 'study_id', 'Edema'"):
         read(root)
 
 

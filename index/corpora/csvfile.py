@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from encoders.errors import MedretError
+from index.corpora.header import columns_found, listed
 
 
 def find_csv(folder: Path, stem: str) -> Path | None:
@@ -64,9 +65,8 @@ def require_columns(path: Path, header: Sequence[str], required: Sequence[str]) 
     missing = [name for name in required if name not in header]
     if missing:
         plural = "s" if len(missing) > 1 else ""
-        raise MedretError(
-            f"{path}: no column{plural} {_listed(missing)}; found {_listed(header)}. Use the published file, or rename the column{plural}."
-        )
+        mend = f"Use the published file, or rename the column{plural}."
+        raise MedretError(f"{path}: no column{plural} {listed(missing)}; {columns_found(header, mend)}")
 
 
 @contextmanager
@@ -95,10 +95,5 @@ def _header(path: Path, row: list[str] | None) -> tuple[str, ...]:
         raise MedretError(f"{path}: empty, expected a CSV file with a header row. Fetch it again.")
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
-        raise MedretError(f"{path}: names the column {_listed(twice)} more than once. Rename one of them.")
+        raise MedretError(f"{path}: names a column more than once; {columns_found(header, f'Rename all but one {listed(twice)}.')}")
     return header
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"'{name[:40]}'" for name in names[:30])
-    return shown + (f" and {len(names) - 30} more" if len(names) > 30 else "")

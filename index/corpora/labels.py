@@ -5,6 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from encoders.errors import MedretError
+from index.corpora.header import columns_found, quoted
 from index.corpora.record import FINDINGS, LabelState, Tally
 
 UNLABELLED: Mapping[str, LabelState] = MappingProxyType({})
@@ -27,9 +28,7 @@ class LabelColumns:
         self._columns = {finding: column for column in header if (finding := _finding(column))}
         missing = [finding for finding in FINDINGS if finding not in self._columns]
         if missing:
-            raise MedretError(
-                f"{path}: no column for {', '.join(missing)}; found {', '.join(name[:40] for name in header[:30])}. Use the published file."
-            )
+            raise MedretError(f"{path}: no column for {', '.join(missing)}; {columns_found(header, 'Use the published file.')}")
         self._seen: dict[tuple[str, ...], Mapping[str, LabelState]] = {}
 
     def read(self, row: Mapping[str, str], id: str, tally: Tally) -> Mapping[str, LabelState]:
@@ -48,7 +47,7 @@ class LabelColumns:
         if len(labels) < len(FINDINGS):
             for finding, value in zip(FINDINGS, values, strict=True):
                 if finding not in labels:
-                    tally.fault(f"{self._path.name}: {finding} is '{value[:12]}', expected 1, 0, -1 or blank; taken as not labelled", id)
+                    tally.fault(f"{self._path.name}: {finding} is {quoted(value)}, expected 1, 0, -1 or blank; taken as not labelled", id)
         return labels
 
 

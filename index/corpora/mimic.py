@@ -7,6 +7,7 @@ from pathlib import Path
 
 from encoders.errors import MedretError
 from index.corpora.csvfile import find_csv, read_csv, read_header
+from index.corpora.header import quoted
 from index.corpora.labels import UNLABELLED, LabelColumns
 from index.corpora.mimic_reports import ReportSource
 from index.corpora.record import FINDINGS, LabelState, Record, Tally
@@ -125,7 +126,7 @@ def _read_splits(path: Path, tally: Tally) -> dict[str, str | None]:
     for row in read_csv(path, ("dicom_id", "split")):
         dicom_id, split = row["dicom_id"].strip(), row["split"].strip()
         if split not in _SPLITS:
-            tally.fault(f"{path.name}: split is '{split[:12]}', expected one of {', '.join(_SPLITS)}", dicom_id)
+            tally.fault(f"{path.name}: split is {quoted(split)}, expected one of {', '.join(_SPLITS)}", dicom_id)
         if dicom_id in splits and splits[dicom_id] != split:
             tally.fault(f"{path.name}: image in two splits, the first counts", dicom_id)
         splits.setdefault(dicom_id, split if split in _SPLITS else None)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from encoders.errors import MedretError
 from index.corpora.csvfile import find_csv, read_csv
+from index.corpora.header import quoted
 from index.corpora.record import FINDINGS, LabelState, Record, Tally
 
 _REPORTS, _PROJECTIONS = "indiana_reports", "indiana_projections"
@@ -187,7 +188,7 @@ def _read_splits(root: Path) -> dict[str, str]:
     splits = {row["uid"].strip(): row["split"].strip() for row in read_csv(path, ("uid", "split"))}
     for uid, split in splits.items():
         if split not in _SPLITS:
-            raise MedretError(f"{path}, uid {uid}: the split is '{split[:20]}', expected one of {', '.join(_SPLITS)}. Mend the file.")
+            raise MedretError(f"{path}, uid {uid}: the split is {quoted(split)}, expected one of {', '.join(_SPLITS)}. Mend the file.")
     return splits
 
 

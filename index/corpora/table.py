@@ -9,6 +9,7 @@ from typing import Any
 
 from encoders.errors import MedretError
 from index.corpora.csvfile import read_csv, read_header
+from index.corpora.header import quoted
 from index.corpora.record import FINDINGS, LabelState, Record, Tally
 from index.corpora.report import REPORT_SECTIONS, section_report
 from index.corpora.table_columns import TableColumns, age_of, date_of, find_columns, labels_of, sex_of, split_of, state_of, text_of
@@ -124,7 +125,9 @@ def _record(
 def _label_reader(found: TableColumns, findings: tuple[str, ...], tally: Tally) -> Callable[[Row, str], dict[str, LabelState]]:
     def understood(states: Mapping[str, LabelState | None], id: str) -> dict[str, LabelState]:
         for finding in (finding for finding, state in states.items() if state is None):
-            tally.fault(f"label of {finding[:40]} not understood, expected 1, 0, -1 or blank; taken as not labelled", id)
+            known = finding in found.findings or finding in FINDINGS  # else a cell says it
+            name = finding[:40] if known else quoted(finding)
+            tally.fault(f"label of {name} not understood, expected 1, 0, -1 or blank; taken as not labelled", id)
         return {finding: state for finding, state in states.items() if state is not None}
 
     def from_columns(row: Row, id: str) -> dict[str, LabelState]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from encoders.errors import MedretError
+from index.corpora.header import columns_found, listed
 from index.corpora.record import FINDINGS, LabelState
 
 ROLES: Mapping[str, tuple[str, ...]] = {  # role to the column names that are taken for it, the first one found
@@ -95,9 +96,8 @@ def find_columns(path: Path, header: Sequence[str], given: Mapping[str, str] | N
     roles |= {role: column for role, column in given.items() if role in ROLES}
     sections |= {role: column for role, column in given.items() if role in SECTIONS}
     if not sections and not roles.keys() & {"path", "text"}:
-        raise MedretError(
-            f"{path}: no column for the image path or the report text; found {_listed(header)}. Say which it is, e.g. --column path=COLUMN."
-        )
+        mend = "Say which it is, e.g. --column path=COLUMN."
+        raise MedretError(f"{path}: no column for the image path or the report text; {columns_found(header, mend)}")
     ordered = {finding: findings[finding] for finding in (*FINDINGS, *findings) if finding in findings}
     return TableColumns(roles=roles, sections=sections, findings=ordered)
 
@@ -173,13 +173,8 @@ def _check_given(path: Path, header: Sequence[str], given: Mapping[str, str]) ->
         named = [part.strip() for part in column.split(",") if part.strip()] if role == "labels" else [column]
         missing = [name for name in named if name not in header]
         if missing or not named:
-            raise MedretError(f"{path}: no column {_listed(missing)} for {role}; found {_listed(header)}. Name one of these.")
+            raise MedretError(f"{path}: no column {listed(missing)} for {role}; {columns_found(header, 'Name one of these.')}")
 
 
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"'{name[:40]}'" for name in names[:30])
-    return shown + (f" and {len(names) - 30} more" if len(names) > 30 else "")
