@@ -9,7 +9,7 @@ from index.corpora.csvfile import read_csv, read_header
 from index.corpora.header import columns_found, quoted
 from index.corpora.labels import LabelColumns
 from index.corpora.record import FINDINGS, Tally
-from index.corpora.table import read_table
+from index.corpora.table import findings_table, read_table
 
 MISSING = "its first row does not look like column names; is the header missing?"
 
@@ -103,6 +103,7 @@ def test_a_label_or_split_that_is_free_text_is_not_quoted(tmp_path):
     (tmp_path / "u.csv").write_text('path,labels\na.png,"{Doe Jane"\nb.png,Edema\n')
     list(read_table(tmp_path / "u.csv", tally))
 
+    assert findings_table(tmp_path / "u.csv") == ("Edema",)
     faults = " ".join(tally.faults)
     assert "Edema is free text" in faults and "Fracture is '3'" in faults and "label of free text not understood" in faults
     assert "Doe" not in faults

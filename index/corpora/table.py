@@ -54,7 +54,8 @@ def findings_table(root: Path, columns: Mapping[str, str] | None = None) -> tupl
         return tuple(found.findings)
     named: set[str] = set()
     for row in _read_rows(path, [found.roles["labels"]]):
-        named.update(labels_of(row.get(found.roles["labels"])) or ())
+        listed = labels_of(row.get(found.roles["labels"])) or {}
+        named.update(finding for finding, state in listed.items() if state is not None)  # a cell that is no list is no finding
     return (*(finding for finding in FINDINGS if finding in named), *sorted(named - set(FINDINGS)))
 
 
