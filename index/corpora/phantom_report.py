@@ -105,6 +105,16 @@ _UNSURE: dict[str, tuple[str, ...]] = {
     "Atelectasis": ("Possible atelectasis in the {place}.", "A faint band in the {place} may represent atelectasis."),
     "Atelectasis, bilateral": ("Possible bibasilar atelectasis.", "Faint bands at both lung bases may represent atelectasis."),
 }
+_BARE: dict[str, tuple[str, ...]] = {  # an impression after findings that gave the side and the size
+    "Pleural Effusion": ("Pleural effusion.", "There is a pleural effusion.", "Fluid in the pleural space."),
+    "Cardiomegaly": ("Cardiomegaly.", "The heart is enlarged.", "Enlarged cardiac silhouette."),
+    "Pneumothorax": ("Pneumothorax.", "There is a pneumothorax.", "Pneumothorax as described."),
+    "Lung Opacity": ("Airspace opacity.", "There is an opacity in the lung.", "Lung opacity as described."),
+    "Edema": ("Pulmonary edema.", "Interstitial edema.", "Findings consistent with pulmonary edema."),
+    "Atelectasis": ("Atelectasis.", "There is atelectasis.", "Findings compatible with atelectasis."),
+    "pacemaker": ("Pacemaker in place.", "Pacemaker is present.", "Support devices in place."),
+    "line": ("Central venous catheter in place.", "Catheter is present.", "Support devices in place."),
+}
 _NEGATIVE: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (  # sentence, what it denies, what else must be absent
     ("No pleural effusion or pneumothorax.", ("Pleural Effusion", "Pneumothorax"), ()),
     ("No pneumothorax.", ("Pneumothorax",), ()),
@@ -150,8 +160,9 @@ def write_report(patient: PhantomPatient, study: PhantomStudy) -> PhantomReport:
     """Put a study into words: a full report in four of five, else impression only, findings only, wet read or addendum."""
     rng = np.random.default_rng(study.seed)
     labels = {finding.name: 1.0 if finding.certain else -1.0 for finding in study.findings}
-    findings = [_sentence(finding, study, rng) for finding in study.findings]
-    impression = [_sentence(finding, study, rng, again=True) for finding in study.findings]
+    findings = [_sentence(finding, rng) for finding in study.findings]
+    shape = str(rng.choice(("full", "impression", "findings", "wet read", "addendum"), p=(0.80, 0.08, 0.05, 0.04, 0.03)))
+    impression = [_concluded(finding, study, rng, shape) for finding in study.findings]
     for finding in study.findings:
         if finding.name == "Lung Opacity" and finding.certain and rng.random() < 0.2:
             impression.append(_filled(_PNEUMONIA, finding, rng))
@@ -160,7 +171,6 @@ def write_report(patient: PhantomPatient, study: PhantomStudy) -> PhantomReport:
     if clear:
         labels["No Finding"] = 1.0
         impression.append(str(rng.choice(_CLEAR)))
-    shape = str(rng.choice(("full", "impression", "findings", "wet read", "addendum"), p=(0.80, 0.08, 0.05, 0.04, 0.03)))
     if shape == "impression":
         return PhantomReport(_laid_out(patient, study, rng, (), impression, shape), labels)
     findings += _normal(labels, clear, rng)
@@ -186,16 +196,29 @@ def _normal(labels: dict[str, float], clear: bool, rng: np.random.Generator) -> 
     return said
 
 
-def _sentence(finding: PhantomFinding, study: PhantomStudy, rng: np.random.Generator, again: bool = False) -> str:
-    """One sentence; in the impression of a follow-up it may say that nothing has changed."""
-    if finding.kind:
-        key = "pacemaker" if finding.kind == "pacemaker" else "line"
+def _sentence(finding: PhantomFinding, rng: np.random.Generator) -> str:
+    """One sentence with the side, the place and the size."""
+    key = _key(finding)
+    if not finding.kind and finding.side == "bilateral" and finding.name != "Edema":
+        key += ", bilateral"
+    return _filled(str(rng.choice((_SURE if finding.certain else _UNSURE)[key])), finding, rng)
+
+
+def _concluded(finding: PhantomFinding, study: PhantomStudy, rng: np.random.Generator, shape: str) -> str:
+    """One sentence of the impression: it may name the finding alone, or say that nothing has changed since the last study."""
+    if finding.certain and shape not in ("impression", "findings") and rng.random() < 0.4:
+        sentence = str(rng.choice(_BARE[_key(finding)]))
     else:
-        key = finding.name + (", bilateral" if finding.side == "bilateral" and finding.name != "Edema" else "")
-    sentence = _filled(str(rng.choice((_SURE if finding.certain else _UNSURE)[key])), finding, rng)
-    if again and finding.certain and finding.name in study.kept and rng.random() < 0.5:
+        sentence = _sentence(finding, rng)
+    if finding.certain and finding.name in study.kept and rng.random() < 0.5:
         return sentence.removesuffix(".") + ", unchanged from ___."
     return sentence
+
+
+def _key(finding: PhantomFinding) -> str:
+    if not finding.kind:
+        return finding.name
+    return "pacemaker" if finding.kind == "pacemaker" else "line"
 
 
 def _filled(template: str, finding: PhantomFinding, rng: np.random.Generator) -> str:
