@@ -201,6 +201,34 @@ def test_a_finished_run_is_not_overwritten_unless_told_and_resuming_it_changes_n
     assert (run / "cache").is_dir()
 
 
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+@pytest.mark.parametrize("name", ["thesis.txt", "config.toml", "best/weights.bin", "state/state.json", "metrics.csv"])
+def test_a_folder_of_other_things_is_left_alone(tmp_path, data, name, options):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("epochs = 3\n")
+
+    with pytest.raises(MedretError, match=rf"is no training run and not empty \(it holds {Path(name).parts[0]}\)"):
+        train(data, tmp_path, **options)
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()] == [Path(name)]
+    assert (tmp_path / name).read_text() == "epochs = 3\n"
+
+
+@pytest.mark.parametrize("options", [{"resume": True}, {"overwrite": True}])
+def test_a_run_killed_before_its_first_validation_can_be_begun_again(tmp_path, data, options):
+    def kill(step: int, total: int, loss: float) -> None:
+        raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    (run / "cache").mkdir(parents=True)
+    (run / ".hidden").touch()
+    with pytest.raises(KeyboardInterrupt):
+        train(data, run, progress=kill)
+
+    with pytest.raises(MedretError, match="before its first validation"):
+        train(data, run)
+    assert train(data, run, replace(CONFIG, epochs=1), **options).steps == 3
+
+
 def test_a_run_is_not_resumed_with_other_settings_or_other_pairs(tmp_path, data):
     train(data, tmp_path / "run")
 

@@ -2,8 +2,9 @@
 
 import json
 import shutil
+import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from torch.optim import Optimizer
 from encoders.atomic import private_folder, whole_folder
 from encoders.errors import MedretError
 from encoders.huggingface import write_safetensors
+from train.config import TrainConfig
 
 FORMAT = 1
 _MAY_DIFFER = {"workers"}  # settings that change no result
+_OPTIMIZER = "optimizer.safetensors"
 _OF_A_RUN = ("best", "last", "state", "metrics.csv", "curves.png", "config.toml")
 
 
@@ -63,7 +66,7 @@ def open_run(out: Path, config: Mapping[str, Any], data: str, resume: bool, over
         overwrite: Delete the run that lies there.
 
     Raises:
-        MedretError: If a run lies there and is neither to be resumed nor deleted, or had other settings or data.
+        MedretError: If a run lies there and is neither to be resumed nor deleted, or had other settings or data; if other things do.
     """
     refuse_overwriting(out, resume, overwrite)
     private_folder(out)
@@ -87,11 +90,12 @@ def open_run(out: Path, config: Mapping[str, Any], data: str, resume: bool, over
 
 
 def refuse_overwriting(out: Path, resume: bool, overwrite: bool) -> None:
-    """Stop where a run lies in `out` and nothing was said of it.
+    """Stop where a run lies in `out` and nothing was said of it, or where other things lie.
 
     Raises:
         MedretError: If so.
     """
+    _refuse_other_things(out)
     if resume or overwrite or not _lying_in(out):
         return
     found = read_state(out / "state")
@@ -105,7 +109,7 @@ def save_state(folder: Path, state: RunState, model: nn.Module, optimizer: Optim
     """Write the state as one folder of safetensors and JSON, which appears whole or not at all."""
     with whole_folder(folder) as beside:
         write_safetensors(_owned(model.state_dict()), beside / "weights.safetensors")
-        write_safetensors(_owned(_optimizer_tensors(optimizer)), beside / "optimizer.safetensors")
+        write_safetensors(_owned(_optimizer_tensors(optimizer)), beside / _OPTIMIZER)
         (beside / "state.json").write_text(json.dumps({"format": FORMAT, **asdict(state)}, indent=1), encoding="utf-8")
 
 
@@ -136,7 +140,7 @@ def restore_tensors(folder: Path, model: nn.Module, optimizer: Optimizer) -> Non
     """
     try:
         model.load_state_dict(load_file(folder / "weights.safetensors"))
-        stored = load_file(folder / "optimizer.safetensors")
+        stored = load_file(folder / _OPTIMIZER)
     except Exception as error:  # safetensors raises its own kinds, torch RuntimeError for keys and shapes
         reason = str(error).splitlines()[0]
         raise MedretError(f"{folder}: does not fit this encoder or is damaged ({reason}). Train into another folder.") from error
@@ -157,6 +161,27 @@ def _laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
 
 def _lying_in(out: Path) -> list[Path]:
     return [out / name for name in _OF_A_RUN if (out / name).exists()]
+
+
+def _refuse_other_things(out: Path) -> None:
+    """Refuse a folder that was not made by training: a run's files would be mixed with others, or replace them."""
+    if not out.exists() or (out / "state" / _OPTIMIZER).is_file():
+        return
+    if not out.is_dir():
+        raise MedretError(f"{out}: is a file, expected a folder for the run. Choose another --out")
+    begun = _names_all_settings(out / "config.toml")  # before its first validation, a run has little else
+    own = {"cache", *(_OF_A_RUN if begun else ())}
+    others = sorted(entry.name for entry in out.iterdir() if entry.name not in own and not entry.name.startswith("."))
+    if others:
+        raise MedretError(f"{out}: is no training run and not empty (it holds {others[0]}). Choose another --out")
+
+
+def _names_all_settings(path: Path) -> bool:
+    """Whether a file names every setting, as training notes them; one that somebody wrote names a few."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")).keys() == {setting.name for setting in fields(TrainConfig)}
+    except (OSError, ValueError):
+        return False
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -102,7 +102,7 @@ def train_encoder(
         report: Told of every validation's row.
 
     Raises:
-        MedretError: If `out` holds a run and neither resume nor overwrite is set, the run to resume had
+        MedretError: If `out` holds other things, or a run and neither resume nor overwrite is set, the run to resume had
             other settings or data, the loss is not finite, or the disk is full.
     """
     state = open_run(out, asdict(config), data.fingerprint(), resume, overwrite)
