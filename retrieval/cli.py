@@ -230,8 +230,8 @@ def build_index(
     labels: Labels = None,
 ) -> None:
     """Build an index from shards, or from a corpus (which is encoded first, into OUT/shards)."""
+    from index.folder import build_index as build
     from index.manifest import holds_shards
-    from index.vector_index import build_index as build
 
     shards = source
     if not holds_shards(source):
@@ -427,7 +427,7 @@ def _listed_index(lists: Path | None, image_root: Path | None, encoder: Path | N
     if lists is None or encoder is None:
         raise typer.BadParameter("--image-root goes with chexpert-8x200 and --encoder")
     from index.encode import EncodeOptions
-    from index.vector_index import build_index as build
+    from index.folder import build_index as build
     from retrieval.published_lists import listed_corpus, load_published_lists
 
     corpus = listed_corpus(load_published_lists(lists), image_root)

@@ -16,8 +16,9 @@ from retrieval.shelf import Shelf
 
 if TYPE_CHECKING:
     from encoders.dual import DualEncoder
+    from index.folder import OpenedIndex
     from index.shards import ShardTable
-    from index.vector_index import OpenedIndex, VectorIndex
+    from index.vector_index import VectorIndex
 
 __all__ = ["Answer", "Hit", "Query", "Ranking", "SearchEngine"]
 
@@ -61,7 +62,7 @@ class SearchEngine:
         Raises:
             MedretError: If the folder is no whole index, or the encoder is another one.
         """
-        from index.vector_index import open_index
+        from index.folder import open_index
 
         opened = open_index(Path(index_dir))
         folder = opened.encoder_folder

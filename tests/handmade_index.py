@@ -7,9 +7,9 @@ import numpy as np
 from shard_folders import unit
 
 from index.corpora.record import Record
+from index.folder import OpenedIndex
 from index.manifest import IndexEntry, IndexManifest, ModalityShards, ShardsManifest
 from index.shards import ShardRow, ShardWriter, open_shards
-from index.vector_index import OpenedIndex
 from retrieval.engine import SearchEngine
 
 

@@ -16,8 +16,8 @@ from encoders.pixels import read_image
 from index.corpora.readers import open_corpus
 from index.corpora.record import LabelState, Record
 from index.encode import EncodeOptions, encode_corpus
+from index.folder import build_index
 from index.shards import ShardRow
-from index.vector_index import build_index
 from retrieval.engine import Query, SearchEngine
 
 ROWS = [  # path, text, patient, study, view, split, Edema, Fracture
