@@ -99,6 +99,12 @@ def choose_texts(reports: Sequence[Sequence[str]], unit: str, rng: np.random.Gen
     return texts
 
 
+def draw_texts(reports: Sequence[Sequence[str]], unit: str, draws: int, word_dropout: float, seed: int, step: int) -> list[str]:
+    """The texts of one training step: `draws` of each report, first one of all, then the next of all; as drawn by the seed and the step."""
+    texts = choose_texts([*reports] * draws, unit, seeded(seed, SENTENCES, step))
+    return drop_words(texts, word_dropout, seeded(seed, WORDS, step))
+
+
 def drop_words(texts: Sequence[str], share: float, rng: np.random.Generator) -> list[str]:
     """Leave out random words of each text, but none that says no.
 

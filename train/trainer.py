@@ -21,11 +21,9 @@ from train.batches import (
     AUGMENTATION,
     DROPOUT,
     ORDER,
-    SENTENCES,
     VALIDATION,
-    WORDS,
     choose_texts,
-    drop_words,
+    draw_texts,
     epoch_batches,
     read_ahead,
     seeded,
@@ -167,12 +165,11 @@ class _Run:
 
     def step(self, rows: NDArray[np.int64], films: Tensor) -> None:
         """Learn from one batch: rows (B,) and their films (B, S, S) uint8 on the CPU."""
-        state, seed, began = self.state, self.config.seed, time.monotonic()
+        state, config, seed, began = self.state, self.config, self.config.seed, time.monotonic()
         rate = set_rate(self.optimizer, self.schedule.factor(state.step))
         draw = draw_augmentation(self.augmentation, len(rows), seeded_torch(seed, AUGMENTATION, state.step)).to(self.device)
-        sentences = [self.data.train.sentences[row] for row in rows]
-        texts = choose_texts(sentences * self.config.texts_per_image, self.config.text_sample, seeded(seed, SENTENCES, state.step))
-        texts = drop_words(texts, self.config.word_dropout, seeded(seed, WORDS, state.step))
+        reports = [self.data.train.sentences[row] for row in rows]
+        texts = draw_texts(reports, config.text_sample, config.texts_per_image, config.word_dropout, seed, state.step)
         torch.manual_seed(int(seeded(seed, DROPOUT, state.step).integers(2**63)))
         changed = augment(films.to(self.device, non_blocking=True), draw, self.encoder.config.preprocessing.size)
         loss = self.loss(changed, texts)
@@ -184,8 +181,8 @@ class _Run:
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        if self.config.gradient_clip:
-            torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), self.config.gradient_clip)
+        if config.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), config.gradient_clip)
         self.optimizer.step()
         state.step += 1
         state.loss_sum, state.loss_count = state.loss_sum + value, state.loss_count + 1
