@@ -401,6 +401,8 @@ def _encode(corpus: "Corpus", encoder: Path, out: Path, options: "EncodeOptions"
     copy_checkpoint(find_checkpoint(encoder), out / "encoder")  # shards go nowhere without what made them
     held = [("images", summary.images), ("reports", summary.reports), ("sentences", summary.sentences)]
     print(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in held if count) + f" by encoder {summary.encoder}")
+    for reason, count in summary.left_out.items():
+        _note(f"{count} rows of the corpus left out: {reason}")
     if summary.resumed_shards:
         _note(f"{summary.resumed_shards} of {summary.shards} shards were there from an earlier run")
     if summary.without_text and (summary.reports or summary.sentences):
