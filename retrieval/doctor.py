@@ -2,7 +2,7 @@
 
 import platform
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 
@@ -102,14 +102,14 @@ def check_cuda(driver: bool, torch_cuda: str | None, torch_sees_gpu: bool, faiss
         )
 
 
-def render_checks(checks: Sequence[Check], emphasise: Callable[[str], str] = str) -> str:
+def render_checks(checks: Sequence[Check]) -> str:
     """Lay the checks out as aligned lines, faults with their remedy below them."""
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
         lines.append(f"{'!' if check.fault else ' '} {check.name:<{width}}  {check.found}")
         if check.fault:
-            lines.append(f"  {'':<{width}}  {emphasise(check.fault)}: {check.remedy}")
+            lines.append(f"  {'':<{width}}  {check.fault}: {check.remedy}")
     return "\n".join(lines)
 
 
