@@ -22,6 +22,7 @@ class Query:
         find: What to rank: "images" (the default), "reports" or "sentences".
         k: How many answers, from 1.
         splits: Only records of these splits; None for all.
+        views: Only images of these views, as the source spells them; None for all.
         exclude_same_patient: Leave out the records of the query's patient; None does so where the query is
             a record of the corpus.
         vector: "joint" (projected, comparable between images and texts) or "features" (the encoder's output
@@ -34,6 +35,7 @@ class Query:
     find: str = "images"
     k: int = 10
     splits: tuple[str, ...] | None = None
+    views: tuple[str, ...] | None = None
     exclude_same_patient: bool | None = None
     vector: str = "joint"
 

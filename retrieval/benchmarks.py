@@ -11,7 +11,7 @@ from encoders.errors import MedretError
 from index.corpora.chexpert_fields import chexpert_id
 from index.corpora.record import LabelState
 from retrieval.engine import SearchEngine
-from retrieval.filters import present, rows_with
+from retrieval.filters import EVERYTHING, Selection, present
 from retrieval.prompts import prompts_for
 from retrieval.published_lists import PublishedLists, list_labels, missing_images
 from retrieval.qrels import STATES, LabelRelevance, UncertainPolicy, number_texts, read_relevance
@@ -80,28 +80,6 @@ class PairTask:
     left_out: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """Which records take part.
-
-    Attributes:
-        splits: Records of these splits; None for all.
-        views: Images of these views, as the source spells them; None for all.
-    """
-
-    splits: tuple[str, ...] | None = None
-    views: tuple[str, ...] | None = None
-
-    def rows(self, table: "ShardTable") -> NDArray[np.bool_]:
-        """Mark the rows of a table that take part; views restrict images only."""
-        chosen = np.ones(table.rows, dtype=np.bool_)
-        if self.splits is not None:
-            chosen &= rows_with(table, "split", self.splits)
-        if self.views is not None and table.modality == "images":
-            chosen &= rows_with(table, "view", self.views)
-        return chosen
-
-
 def published_task(engine: SearchEngine, lists: PublishedLists, direction: str, vector: str) -> LabelTask:
     """Set up one direction of chexpert-8x200: the listed queries, candidates and labels, as they are.
 
@@ -158,7 +136,7 @@ def label_task(
     direction: str,
     *,
     vector: str = "joint",
-    selection: Selection = Selection(),
+    selection: Selection = EVERYTHING,
     findings: Sequence[str] | None = None,
     uncertain: UncertainPolicy = "negative",
     max_queries: int | None = None,
@@ -268,7 +246,7 @@ def _image_queries(
     return rows, items.astype(np.int64), classes
 
 
-def pair_task(engine: SearchEngine, selection: Selection = Selection()) -> PairTask:
+def pair_task(engine: SearchEngine, selection: Selection = EVERYTHING) -> PairTask:
     """Set up report-recall: every selected image with its study's report, every distinct text once.
 
     Raises:

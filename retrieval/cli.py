@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from index.encode import EncodeOptions
     from index.manifest import IndexManifest
     from retrieval.engine import Answer, SearchEngine
-    from retrieval.evaluation import EvaluationResult
+    from retrieval.results import EvaluationResult
     from train.pairs import PairSet
     from train.trainer import Validate
 
@@ -307,7 +307,7 @@ def evaluate(
     image_root: Annotated[Path | None, typer.Option(help="chexpert-8x200: encode just the listed images, from here.")] = None,
     encoder: Annotated[Path | None, typer.Option(help="With --image-root: the encoder; else a check of the index's own.")] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")] = None,
-    html_out: Annotated[Path | None, typer.Option("--html", help="Write the result and some of its queries as one HTML page.")] = None,
+    html_out: Annotated[Path | None, typer.Option("--html", help="Write the result and examples as one HTML page.")] = None,
     with_ids: Annotated[bool, typer.Option("--with-ids", help="HTML: name patients, records and paths.")] = False,
     device: Device = None,
 ) -> None:
@@ -332,7 +332,7 @@ def evaluate(
         if html_out is not None:
             from retrieval.report import render_evaluation
 
-            _write(html_out, render_evaluation(engine, content, splits=split or None, with_ids=with_ids))
+            _write(html_out, render_evaluation(engine, content, with_ids=with_ids))
 
 
 @app.command()

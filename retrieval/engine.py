@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.device import choose_device
 from encoders.errors import MedretError
 from retrieval.answers import Answer, Hit, Query, Ranking
-from retrieval.filters import rows_with
+from retrieval.filters import EVERYTHING, Selection
 from retrieval.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -75,12 +76,9 @@ class SearchEngine:
         """The encoder, loaded on first use; loading checks its fingerprint."""
         with self._loading:
             if self._encoder is None:
-                import torch
-
                 from encoders.checkpoint import load_checkpoint
 
-                device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-                self._encoder = load_checkpoint(self.encoder_folder, device)
+                self._encoder = load_checkpoint(self.encoder_folder, choose_device(self.device))
             return self._encoder
 
     @property
@@ -116,13 +114,15 @@ class SearchEngine:
         if query.find not in self.modalities and query.find == "images":
             raise MedretError(f"the index holds no images, only {', '.join(self.modalities)}. Ask for those: --find {self.modalities[0]}")
         table = self.table(query.find)
-        allowed = None if query.splits is None else rows_with(table, "split", query.splits)
+        selection = Selection(splits=query.splits, views=query.views)
+        allowed = None if selection == EVERYTHING else selection.rows(table)
         left_out = self._left_out(query, asked)
         ranking = self.rank(asked.vector, query.find, query.k, query.vector, allowed=allowed, exclude=[left_out])
         found = int(np.count_nonzero(ranking.rows[0] >= 0))
         if found < query.k:
             held = table.rows if allowed is None else int(np.count_nonzero(allowed))
             where = "the index" if query.splits is None else f"split {', '.join(query.splits)}"
+            where += "" if query.views is None or query.find != "images" else f" in view {', '.join(query.views)}"
             asked.notes.append(f"{found} answers instead of {query.k}: {where} holds {held} {query.find}")
         hits = self._shelf.hits(query.find, ranking.rows[0, :found], ranking.scores[0, :found])
         return Answer(query=query, hits=hits, notes=tuple(asked.notes))

@@ -14,12 +14,12 @@ from retrieval.benchmarks import (
     RECALL_DIRECTIONS,
     LabelTask,
     PairTask,
-    Selection,
     label_task,
     pair_task,
     published_task,
 )
 from retrieval.engine import SearchEngine
+from retrieval.filters import Selection
 from retrieval.matches import Side, match_ranks
 from retrieval.metrics import (
     Denominator,
@@ -34,17 +34,6 @@ from retrieval.published_lists import load_published_lists
 from retrieval.qrels import UncertainPolicy
 from retrieval.results import DirectionResult, EvaluationResult, Score
 from retrieval.units import BY, By, Judged, judge, number_units
-from retrieval.validation import paired_validator
-
-__all__ = [
-    "DirectionResult",
-    "EvaluationResult",
-    "Score",
-    "evaluate_chexpert_8x200",
-    "evaluate_label_precision",
-    "evaluate_report_recall",
-    "paired_validator",
-]
 
 
 def evaluate_chexpert_8x200(

@@ -1,6 +1,7 @@
 """What may be answered: rows of a split or view, and the rows of the same patient or study that are left out."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +30,31 @@ def rows_with(table: "ShardTable", column: str, wanted: Sequence[str]) -> NDArra
             f"no record has {column} {' or '.join(wanted)}; choose from what the index holds: {', '.join(known[:12]) or 'none'}"
         )
     return marked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which records take part.
+
+    Attributes:
+        splits: Records of these splits; None for all.
+        views: Images of these views, as the source spells them; None for all.
+    """
+
+    splits: tuple[str, ...] | None = None
+    views: tuple[str, ...] | None = None
+
+    def rows(self, table: "ShardTable") -> NDArray[np.bool_]:
+        """Mark the rows of a table that take part; views restrict images only."""
+        chosen = np.ones(table.rows, dtype=np.bool_)
+        if self.splits is not None:
+            chosen &= rows_with(table, "split", self.splits)
+        if self.views is not None and table.modality == "images":
+            chosen &= rows_with(table, "view", self.views)
+        return chosen
+
+
+EVERYTHING = Selection()
 
 
 def present(values: NDArray[np.object_]) -> NDArray[np.bool_]:

@@ -2,8 +2,9 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from encoders.errors import MedretError
 from encoders.pixels import read_image
 from index.corpora.record import LabelState
 from retrieval.engine import Answer, Hit, Query, SearchEngine
-from retrieval.filters import rows_with
-from retrieval.prompts import FINDING_PROMPTS
+from retrieval.filters import Selection
+from retrieval.prompts import prompts_for
 from retrieval.tables import figure, plain_value
 
 THUMBNAIL = 420  # pixels on the longer side: sharp at the 210 CSS pixels the page shows
@@ -48,48 +49,37 @@ def render_answers(engine: SearchEngine, answers: Sequence[Answer], *, with_ids:
     return _render("Answers", "", shown, [], engine, with_ids)
 
 
-def render_evaluation(
-    engine: SearchEngine, result: Mapping[str, Any], *, splits: Sequence[str] | None = None, with_ids: bool = False
-) -> str:
+def render_evaluation(engine: SearchEngine, result: Mapping[str, Any], *, with_ids: bool = False) -> str:
     """Render an evaluation as one HTML page: its figures beside chance, and examples of what was ranked.
 
     Args:
         engine: What was evaluated.
-        result: `EvaluationResult.to_dict()`.
-        splits: The splits that the evaluation was restricted to; the examples are, too.
+        result: `EvaluationResult.to_dict()`; the examples keep to the protocol that each direction names.
         with_ids: Name patients, studies, records and paths; otherwise none of them appears.
     """
-    findings = [name for name in result["per_class"] if name in FINDING_PROMPTS]
-    tables = _tables(result)
-    scored = {str(table["direction"]) for table in tables}
-    shown = _text_examples(engine, findings, splits) if "text-image" in scored else []
-    shown += _image_examples(engine, findings, splits)
+    directions = _directions(result)
+    tables = [_table(str(result["benchmark"]), name, one) for name, one in directions.items()]
+    shown = [example for one in directions.values() for example in _examples(engine, one["protocol"], list(one["per_class"]))]
     lead = "How often the first k answers are right, beside how often a random order would be."
     return _render(f"medret evaluate {result['benchmark']}", lead, shown, tables, engine, with_ids)
 
 
-def _text_examples(engine: SearchEngine, findings: Sequence[str], splits: Sequence[str] | None) -> list[_Shown]:
-    """The first built-in prompt of each finding."""
-    chosen = tuple(splits) if splits else None
-    queries = [Query(text=FINDING_PROMPTS[finding][0], k=EXAMPLES, splits=chosen) for finding in findings]
-    return [_Shown(answer=engine.search(query), finding=finding) for query, finding in zip(queries, findings, strict=True)]
-
-
-def _image_examples(engine: SearchEngine, findings: Sequence[str], splits: Sequence[str] | None, at_most: int = 4) -> list[_Shown]:
-    """For some findings, an image that is positive for it, asking for images and for reports."""
+def _examples(engine: SearchEngine, protocol: Mapping[str, Any], findings: Sequence[str], at_most: int = 4) -> Iterator[_Shown]:
+    """A question about each finding: its first built-in prompt; or for some findings, an image that is positive for it."""
+    asking, found = protocol["direction"].split("-")
+    splits, views = (None if protocol.get(name, "all") == "all" else tuple(protocol[name]) for name in ("splits", "views"))
+    ask = partial(Query, find=f"{found}s", vector=protocol["vector"], k=EXAMPLES, splits=splits, views=views)
+    if asking == "text":
+        for finding in findings:
+            yield _Shown(answer=engine.search(ask(text=prompts_for(finding)[0])), finding=finding)
+        return
     table = engine.table("images")
-    chosen = tuple(splits) if splits else None
-    allowed = np.ones(table.rows, dtype=np.bool_) if chosen is None else rows_with(table, "split", chosen)
-    shown = []
+    allowed = Selection(splits=splits, views=views).rows(table)
     for finding in [name for name in findings if name != "No Finding"][:at_most]:
         positive = np.flatnonzero(allowed & (table.labels([finding])[:, 0] == LabelState.POSITIVE))
-        if len(positive) == 0:
-            continue
-        id = table.ids(positive[:1])[0]
-        for find in ("images", "reports") if "reports" in engine.modalities else ("images",):
-            answer = engine.search(Query(id=id, find=find, k=EXAMPLES, splits=chosen))
-            shown.append(_Shown(answer=answer, query_image=_query_image(engine, answer.query), finding=finding))
-    return shown
+        if len(positive):
+            query = ask(id=table.ids(positive[:1])[0], exclude_same_patient=protocol["exclude_same_patient"])
+            yield _Shown(answer=engine.search(query), query_image=_query_image(engine, query), finding=finding)
 
 
 def _query_image(engine: SearchEngine, query: Query) -> Path | None:
@@ -140,7 +130,7 @@ def _hit(hit: Hit, finding: str | None, with_ids: bool) -> dict[str, Any]:
         "shows_image": hit.modality == "images",
         "image": _thumbnail(hit.image_path) if hit.modality == "images" else None,
         "chips": [{"finding": name, "state": state} for name, state in states.items()],
-        "relevant": None if finding is None else hit.labels.get(finding) == "positive",
+        "relevant": None if finding is None or finding not in hit.labels else hit.labels[finding] == "positive",
         "ids": [(key, value) for key, value in identity if value is not None] if with_ids else [],
     }
 
@@ -159,10 +149,9 @@ def _thumbnail(path: Path | None) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode("ascii")
 
 
-def _tables(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One table for each direction of a result."""
-    directions = result.get("directions") or {result["protocol"].get("direction", ""): result}
-    return [_table(str(result["benchmark"]), name, one) for name, one in directions.items()]
+def _directions(result: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """The result of each direction, by its name."""
+    return result.get("directions") or {result["protocol"]["direction"]: result}
 
 
 def _table(benchmark: str, direction: str, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,14 +175,14 @@ def _table(benchmark: str, direction: str, result: Mapping[str, Any]) -> dict[st
 
 def _row(name: str, queries: int, metrics: Mapping[str, Any], names: Sequence[str], bar: str | None, *, overall: bool) -> dict[str, Any]:
     cells = [_cell(metrics.get(metric)) for metric in names]
-    drawn = metrics.get(bar) if bar else None
+    drawn = metrics.get(bar, {}) if bar else {}
     return {
         "name": name,
         "queries": queries,
         "overall": overall,
         "cells": cells,
-        "bar_value": 0.0 if drawn is None else round(100 * drawn["value"], 1),
-        "bar_chance": 0.0 if drawn is None else round(100 * drawn["chance"], 1),
+        "bar_value": round(100 * (drawn.get("value") or 0.0), 1),  # a figure over no query is None
+        "bar_chance": round(100 * (drawn.get("chance") or 0.0), 1),
     }
 
 

@@ -39,6 +39,8 @@ class Shelf:
 
     def image_path(self, id: str) -> Path | None:
         """Return the file of an image record, where it is known, also where hits do not name it."""
+        if "images" not in self._shards.modalities:
+            return None
         table = self._shards.table("images")
         row = table.find(id)
         return None if row is None else self._file(table.records(np.array([row], dtype=np.int64))[0])

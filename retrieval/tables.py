@@ -59,7 +59,7 @@ def _figures(metrics: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 
 def figure(value: float | None) -> str:
-    """Three decimals for shares, one for ranks, a dash for what is not defined."""
+    """Three decimals up to 1, one beyond (ranks), a dash for what is not defined."""
     if value is None:
         return "-"
     return f"{value:.3f}" if abs(value) <= 1 else f"{value:.1f}"

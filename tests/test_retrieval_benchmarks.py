@@ -8,7 +8,8 @@ from handmade_lists import CLASSES, listed_path, write_lists
 from encoders.errors import MedretError
 from index.corpora.record import FINDINGS, LabelState, Record
 from index.shards import ShardRow
-from retrieval.benchmarks import Selection, label_task, pair_task, published_task
+from retrieval.benchmarks import label_task, pair_task, published_task
+from retrieval.filters import Selection
 from retrieval.prompts import FINDING_PROMPTS, prompts_for
 from retrieval.published_lists import listed_corpus, load_published_lists
 

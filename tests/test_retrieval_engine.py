@@ -183,6 +183,14 @@ def test_a_query_can_be_kept_to_splits(engine):
     assert any("split validate holds 3 images" in note for note in answer.notes)
 
 
+def test_a_query_can_be_kept_to_views_of_images(engine):
+    answer = engine.search(Query(text="edema", views=("PA",), k=5))
+
+    assert sorted(hit.id for hit in answer.hits) == ["a1", "a3", "c2"]
+    assert any("view PA holds 3 images" in note for note in answer.notes)
+    assert len(engine.search(Query(text="edema", views=("PA",), find="reports", k=5)).hits) == 4
+
+
 def test_a_long_text_is_cut_with_a_note(engine):
     assert any("24 tokens" in note for note in engine.search(Query(text="edema " * 40)).notes)
 

@@ -94,6 +94,52 @@ def test_an_evaluation_shows_each_direction_and_marks_hits_by_their_label(engine
     assert first.count("✗") == len(shown.hits) - relevant
 
 
+def test_examples_keep_to_the_directions_splits_and_views_of_the_protocol(tmp_path):
+    who = [("a", "test", "PA"), ("b", "test", "LATERAL"), ("c", "train", "PA"), ("d", "test", "PA"), ("e", "test", "PA")]
+    labels = {"hiatal hernia": LabelState.POSITIVE}  # a finding without built-in prompts
+    images = [ShardRow(Record(id=f"r-{id}", image=None, split=split, view=view, labels=labels)) for id, split, view in who]
+    reports = [ShardRow(Record(id="r-a", image=None, split="test", labels=labels), text=REPORT)]
+    parts = {"images": (images, {"joint": np.eye(5)}), "reports": (reports, {"joint": np.ones((1, 5))})}
+    engine = make_engine(tmp_path, parts, findings=list(labels))
+    result = evaluate_label_precision(engine, directions=["image-image"], splits=["test"], views=["PA"], ks=[1]).to_dict()
+
+    page = render_evaluation(engine, result, with_ids=True)
+
+    assert re.findall(r"record: (r-\w)", page) == ["r-d", "r-e"]  # asked by r-a; by the protocol no other may be found
+
+
+def test_a_hit_is_marked_neither_right_nor_wrong_where_nobody_looked(tmp_path):
+    states = {"a": LabelState.POSITIVE, "b": LabelState.POSITIVE, "c": LabelState.NEGATIVE}
+    records = [Record(id=id, image=None, labels={FINDING: states[id]} if id in states else {}) for id in "abcd"]
+    engine = make_engine(tmp_path, {"images": ([ShardRow(record) for record in records], {"joint": np.eye(4)})}, findings=[FINDING])
+
+    page = render_evaluation(engine, evaluate_label_precision(engine, directions=["image-image"]).to_dict())
+
+    marks = re.findall(r'title="(not )?positive for the finding"', page)
+    assert sorted(marks) == ["", "not "]
+    assert page.count('<article class="hit">') == 3
+
+
+def test_figures_over_no_query_are_dashes_on_the_page(tmp_path):
+    states = {"a": LabelState.POSITIVE, "b": LabelState.NEGATIVE}  # the only positive film cannot find itself
+    records = [Record(id=id, image=None, labels={FINDING: state}) for id, state in states.items()]
+    engine = make_engine(tmp_path, {"images": ([ShardRow(record) for record in records], {"joint": np.eye(2)})}, findings=[FINDING])
+
+    page = render_evaluation(engine, evaluate_label_precision(engine, directions=["image-image"], ks=[1]).to_dict())
+
+    assert re.findall(r"<td>all</td><td>0</td>\s*<td>(.*?)</td>", page) == ["-"]
+
+
+def test_a_report_asks_for_reports_where_the_index_holds_no_images(tmp_path):
+    rows = [ShardRow(Record(id=id, image=None), text=text) for id, text in (("a", "Clear."), ("b", "Edema."))]
+    engine = make_engine(tmp_path, {"reports": (rows, {"joint": np.eye(2)})})
+
+    page = render_answers(engine, [engine.search(Query(id="a", find="reports", k=1))])
+
+    assert "Edema." in page
+    assert "record → reports" in page
+
+
 def test_the_table_of_an_evaluation_puts_chance_beside_each_figure(engine):
     result = evaluate_label_precision(engine, directions=["image-image"], ks=[1], exclude_same_patient=False).to_dict()
 
