@@ -69,7 +69,7 @@ class TrainConfig:
     contrast: tuple[float, float] = (0.8, 1.2)  # factor
     blur_sigma: tuple[float, float] = (0.0, 0.5)  # pixels
     # Optimisation
-    epochs: int = 40  # 0: as many as max_steps takes
+    epochs: int = 30  # 0: as many as max_steps takes
     max_steps: int = 0  # 0: as many as the epochs take
     batch_size: int = 32
     optimizer: str = "adamw"
