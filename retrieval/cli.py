@@ -7,10 +7,9 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,7 +20,6 @@ from retrieval.terminal import progress_bar
 if TYPE_CHECKING:
     from index.corpora.readers import Corpus
     from index.encode import EncodeOptions
-    from index.manifest import IndexManifest
     from retrieval.engine import Answer, SearchEngine
     from retrieval.results import EvaluationResult
     from train.pairs import PairSet
@@ -37,52 +35,9 @@ app = typer.Typer(
 )
 
 
-class Format(StrEnum):
-    """How answers are printed."""
-
-    table = "table"
-    json = "json"
-    html = "html"
-
-
-class Find(StrEnum):
-    """What a query looks for."""
-
-    images = "images"
-    reports = "reports"
-    sentences = "sentences"
-
-
-class Vector(StrEnum):
-    """Which vector is compared."""
-
-    joint = "joint"
-    features = "features"
-
-
-class Benchmark(StrEnum):
-    """What can be measured."""
-
-    label_precision = "label-precision"
-    report_recall = "report-recall"
-    chexpert_8x200 = "chexpert-8x200"
-
-
-class By(StrEnum):
-    """What is ranked."""
-
-    image = "image"
-    study = "study"
-
-
-class Uncertain(StrEnum):
-    """What an uncertain label counts as."""
-
-    negative = "negative"
-    positive = "positive"
-    ignore = "ignore"
-
-
+Benchmark = Literal["label-precision", "report-recall", "chexpert-8x200"]
+Format = Literal["table", "json", "html"]
+Vector = Literal["joint", "features"]
 CorpusPath = Annotated[Path, typer.Argument(help="A corpus folder (MIMIC-CXR-JPG, CheXpert, OpenI, DICOM) or a table of images and texts.")]
 CorpusFormat = Annotated[
     str | None, typer.Option("--format", help="mimic-cxr-jpg, chexpert, openi, dicom or table; recognised from the folder when not given.")
@@ -232,6 +187,7 @@ def build_index(
     """Build an index from shards, or from a corpus (which is encoded first, into OUT/shards)."""
     from index.folder import build_index as build
     from index.manifest import holds_shards
+    from retrieval.tables import render_index
 
     shards = source
     if not holds_shards(source):
@@ -240,7 +196,7 @@ def build_index(
         options = _encode_options(vectors, text_unit, split, pseudonymise, dtype, batch_size)
         shards = out / "shards"
         _encode(_open_corpus(source, format, reports, column, labels), encoder, shards, options, device)
-    _say_index(out, build(shards, out, encoder or shards / "encoder", kind))
+    print(render_index(out, build(shards, out, encoder or shards / "encoder", kind)))
 
 
 @app.command()
@@ -248,7 +204,7 @@ def query(
     text: Annotated[str | None, typer.Option("--text", help="A finding or a report, in plain words.")] = None,
     image: Annotated[Path | None, typer.Option("--image", help="A film: JPEG, PNG or DICOM.")] = None,
     id: Annotated[str | None, typer.Option("--id", help="A record of the index.")] = None,
-    find: Annotated[Find, typer.Option(help="What to look for.")] = Find.images,
+    find: Annotated[Literal["images", "reports", "sentences"], typer.Option(help="What to look for.")] = "images",
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
     index_dir: Index = INDEX,
     split: Splits = None,
@@ -256,8 +212,8 @@ def query(
         bool | None,
         typer.Option("--exclude-same-patient/--include-same-patient", help="On where the query is a record of the corpus."),
     ] = None,
-    vector: Annotated[Vector, typer.Option(help="features: the encoder's output before projection.")] = Vector.joint,
-    format: Annotated[Format, typer.Option(help="How to print them.")] = Format.table,
+    vector: Annotated[Vector, typer.Option(help="features: the encoder's output before projection.")] = "joint",
+    format: Annotated[Format, typer.Option(help="How to print them.")] = "table",
     with_ids: Annotated[bool, typer.Option("--with-ids", help="HTML: name patients, records and paths.")] = False,
     encoder: Annotated[Path | None, typer.Option(help="Use this copy of the index's encoder; another encoder is refused.")] = None,
     device: Device = None,
@@ -272,11 +228,11 @@ def query(
         text=text,
         image=image,
         id=id,
-        find=find.value,
+        find=find,
         k=k,
         splits=tuple(split) if split else None,
         exclude_same_patient=exclude_same_patient,
-        vector=vector.value,
+        vector=vector,
     )
     answer = engine.search(asked)
     for note in answer.notes:
@@ -293,9 +249,12 @@ def evaluate(
     split: Splits = None,
     view: Annotated[list[str] | None, typer.Option("--view", help="Only images of this view; repeatable.")] = None,
     k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Cut-offs; repeatable.")] = None,
-    by: Annotated[By | None, typer.Option(help="Candidates: images (when not given), or each study by its best image.")] = None,
+    by: Annotated[
+        Literal["image", "study"] | None, typer.Option(help="Candidates: images (when not given), or each study by its best image.")
+    ] = None,
     uncertain: Annotated[
-        Uncertain | None, typer.Option(help="label-precision: what an uncertain label counts as; negative when not given.")
+        Literal["negative", "positive", "ignore"] | None,
+        typer.Option(help="label-precision: what an uncertain label counts as; negative when not given."),
     ] = None,
     exclude_same_patient: Annotated[
         bool | None,
@@ -315,11 +274,20 @@ def evaluate(
     from retrieval.engine import SearchEngine
     from retrieval.tables import render_result
 
-    if (lists is None) == (benchmark is Benchmark.chexpert_8x200):
+    if (lists is None) == (benchmark == "chexpert-8x200"):
         raise typer.BadParameter("chexpert-8x200 needs the folder of its lists: medret evaluate chexpert-8x200 LISTS; the others take none")
-    given: dict[str, Any] = {"directions": direction, "ks": k, "splits": split, "views": view}
-    given |= {"by": by and by.value, "uncertain": uncertain and uncertain.value, "max_queries": max_queries, "seed": seed}
-    given |= {"exclude_same_patient": exclude_same_patient, "image_vector": image_vector and image_vector.value}
+    given: dict[str, Any] = {
+        "directions": direction,
+        "ks": k,
+        "splits": split,
+        "views": view,
+        "by": by,
+        "uncertain": uncertain,
+        "exclude_same_patient": exclude_same_patient,
+        "max_queries": max_queries,
+        "seed": seed,
+        "image_vector": image_vector,
+    }
     measure = _measure(benchmark, lists, given)
     _check_places(json_out, html_out)
     with _listed_index(lists, image_root, encoder, device) as listed:
@@ -392,6 +360,7 @@ def _encode_options(
 def _encode(corpus: "Corpus", encoder: Path, out: Path, options: "EncodeOptions", device: str | None) -> None:
     from encoders.checkpoint import copy_checkpoint, find_checkpoint, load_checkpoint
     from index.encode import encode_corpus
+    from retrieval.tables import encoding_notes, render_encoding
 
     loaded = load_checkpoint(find_checkpoint(encoder), choose_device(device))
     with progress_bar("encoding", "row") as progress:
@@ -399,25 +368,9 @@ def _encode(corpus: "Corpus", encoder: Path, out: Path, options: "EncodeOptions"
             corpus, loaded, out, options=options, progress=lambda modality, done, total: progress(done, total, modality)
         )
     copy_checkpoint(find_checkpoint(encoder), out / "encoder")  # shards go nowhere without what made them
-    held = [("images", summary.images), ("reports", summary.reports), ("sentences", summary.sentences)]
-    print(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in held if count) + f" by encoder {summary.encoder}")
-    for reason, count in summary.left_out.items():
-        _note(f"{count} rows of the corpus left out: {reason}")
-    if summary.resumed_shards:
-        _note(f"{summary.resumed_shards} of {summary.shards} shards were there from an earlier run")
-    if summary.without_text and (summary.reports or summary.sentences):
-        _note(f"{summary.without_text} studies have no text in the sections that are encoded")
-    if summary.texts_cut:
-        _note(f"{summary.texts_cut} texts are longer than the encoder reads ({loaded.config.max_tokens} tokens); their ends were cut")
-    if summary.failures:
-        _note(f"{summary.failures} images could not be encoded; {out / 'failures.csv'} says why")
-    if options.pseudonym_key is not None:
-        _note("report text is kept as it stands, and text burned into pixels shapes the vectors: look before you share this folder")
-
-
-def _say_index(out: Path, manifest: "IndexManifest") -> None:
-    for entry in manifest.indexes:
-        print(f"{out}: {entry.kind} index of {entry.rows:,} {entry.modality} by {entry.vector} vectors ({entry.dimension}-d)")
+    print(render_encoding(summary))
+    for note in encoding_notes(summary, loaded.config.max_tokens, pseudonymised=options.pseudonym_key is not None):
+        _note(note)
 
 
 @contextmanager
@@ -444,28 +397,23 @@ def _measure(benchmark: Benchmark, lists: Path | None, given: dict[str, Any]) ->
     """The benchmark with the options that were given; one that it does not have is wrong usage, not ignored."""
     from inspect import signature
 
-    from retrieval import benchmarks, evaluation
+    from retrieval.evaluation import BENCHMARKS
 
-    measures: dict[Benchmark, tuple[Callable[..., EvaluationResult], tuple[str, ...]]] = {
-        Benchmark.label_precision: (evaluation.evaluate_label_precision, benchmarks.LABEL_DIRECTIONS),
-        Benchmark.report_recall: (evaluation.evaluate_report_recall, benchmarks.RECALL_DIRECTIONS),
-        Benchmark.chexpert_8x200: (evaluation.evaluate_chexpert_8x200, benchmarks.PUBLISHED_DIRECTIONS),
-    }
-    measure, directions = measures[benchmark]
+    measure, directions = BENCHMARKS[benchmark]
     options = {name: value for name, value in given.items() if value not in (None, [])}
     if foreign := sorted(options.keys() - signature(measure).parameters.keys()):
-        raise typer.BadParameter(f"{benchmark.value} has no option --{_FLAGS.get(foreign[0], foreign[0]).replace('_', '-')}")
+        raise typer.BadParameter(f"{benchmark} has no option --{_FLAGS.get(foreign[0], foreign[0]).replace('_', '-')}")
     if unknown := [name for name in options.get("directions", []) if name not in directions]:
-        raise typer.BadParameter(f"--direction {unknown[0]}: {benchmark.value} has {', '.join(directions)}")
+        raise typer.BadParameter(f"--direction {unknown[0]}: {benchmark} has {', '.join(directions)}")
     if lists is not None:
         options["lists"] = lists
     return partial(measure, **options)
 
 
 def _print_answer(engine: "SearchEngine", answer: "Answer", format: Format, with_ids: bool) -> None:
-    if format is Format.json:
+    if format == "json":
         print(json.dumps([hit.to_dict() for hit in answer.hits], indent=2, ensure_ascii=False))
-    elif format is Format.html:
+    elif format == "html":
         from retrieval.report import render_answers
 
         print(render_answers(engine, [answer], with_ids=with_ids))
@@ -480,6 +428,8 @@ def _check_places(*paths: Path | None) -> None:
     for path in paths:
         if path is not None and not path.parent.is_dir():
             raise MedretError(f"{path}: the folder {path.parent} does not exist. Make it, or name another file")
+        if path is not None and path.is_dir():
+            raise MedretError(f"{path}: is a folder, expected a file to write")
 
 
 def _write(path: Path, text: str) -> None:

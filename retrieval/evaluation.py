@@ -1,7 +1,7 @@
 """Put a benchmark's queries through the engine and score the answers, with the level of chance beside each figure."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,13 @@ def evaluate_report_recall(
     task = pair_task(engine, selection)
     results = {direction: _recall(engine, task, direction, ks, by, _selected(selection)) for direction in directions}
     return EvaluationResult(benchmark="report-recall", directions=results)
+
+
+BENCHMARKS: Mapping[str, tuple[Callable[..., EvaluationResult], tuple[str, ...]]] = {  # what measures each, and its directions
+    "label-precision": (evaluate_label_precision, LABEL_DIRECTIONS),
+    "report-recall": (evaluate_report_recall, RECALL_DIRECTIONS),
+    "chexpert-8x200": (evaluate_chexpert_8x200, PUBLISHED_DIRECTIONS),
+}
 
 
 def _selection(splits: Sequence[str] | None, views: Sequence[str] | None) -> Selection:

@@ -1,10 +1,15 @@
-"""Answers and evaluation results as plain text for a terminal."""
+"""Answers, evaluations and what a command made, as plain text for a terminal."""
 
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from retrieval.engine import Answer, Hit
+from retrieval.answers import Answer, Hit
+
+if TYPE_CHECKING:
+    from index.encode import EncodeSummary
+    from index.manifest import IndexManifest
 
 
 def render_answer(answer: Answer) -> str:
@@ -32,6 +37,36 @@ def render_result(result: Mapping[str, Any]) -> str:
 def render_metrics(row: Mapping[str, float]) -> str:
     """Lay named figures out in one line: whole numbers as such, others with four digits."""
     return ", ".join(f"{name} {value:.0f}" if float(value).is_integer() else f"{name} {value:.4g}" for name, value in row.items())
+
+
+def render_encoding(summary: "EncodeSummary") -> str:
+    """Say in one line what a shards folder holds."""
+    held = (("images", summary.images), ("reports", summary.reports), ("sentences", summary.sentences))
+    return f"{summary.folder}: {', '.join(f'{count:,} {name}' for name, count in held if count)} by encoder {summary.encoder}"
+
+
+def encoding_notes(summary: "EncodeSummary", max_tokens: int, *, pseudonymised: bool) -> list[str]:
+    """Say, a line each, what a user should know of a shards folder before relying on it, or sharing it."""
+    notes = [f"{count} rows of the corpus left out: {reason}" for reason, count in summary.left_out.items()]
+    if summary.resumed_shards:
+        notes.append(f"{summary.resumed_shards} of {summary.shards} shards were there from an earlier run")
+    if summary.without_text and (summary.reports or summary.sentences):
+        notes.append(f"{summary.without_text} studies have no text in the sections that are encoded")
+    if summary.texts_cut:
+        notes.append(f"{summary.texts_cut} texts are longer than the encoder reads ({max_tokens} tokens); their ends were cut")
+    if summary.failures:
+        notes.append(f"{summary.failures} images could not be encoded; {summary.folder / 'failures.csv'} says why")
+    if pseudonymised:
+        notes.append("report text is kept as it stands, and text burned into pixels shapes the vectors: look before you share this folder")
+    return notes
+
+
+def render_index(folder: Path, manifest: "IndexManifest") -> str:
+    """Say what an index folder holds, a line for each index."""
+    return "\n".join(
+        f"{folder}: {entry.kind} index of {entry.rows:,} {entry.modality} by {entry.vector} vectors ({entry.dimension}-d)"
+        for entry in manifest.indexes
+    )
 
 
 def _hit_row(hit: Hit) -> list[str]:

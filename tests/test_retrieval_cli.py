@@ -261,6 +261,7 @@ def test_an_option_that_a_benchmark_does_not_have_is_refused_not_ignored(made):
 
 def test_a_place_for_the_result_that_is_not_there_is_said_before_the_work(made, tmp_path):
     assert "nowhere" in fails("evaluate", "report-recall", "--index", tmp_path, "--json", tmp_path / "nowhere" / "result.json")
+    assert "is a folder" in fails("evaluate", "report-recall", "--index", tmp_path, "--html", tmp_path)
 
 
 def test_an_error_of_medret_itself_is_one_line_without_data(monkeypatch, capsys):

@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from handmade_index import make_engine
 from PIL import Image
 
 from index.corpora.record import LabelState, Record
+from index.encode import EncodeSummary
 from index.shards import ShardRow
 from retrieval.answers import Query
 from retrieval.evaluation import evaluate_label_precision
 from retrieval.report import render_answers, render_evaluation
-from retrieval.tables import figure, plain_value, render_answer, render_metrics, render_result
+from retrieval.tables import encoding_notes, figure, plain_value, render_answer, render_encoding, render_metrics, render_result
 
 FINDING = "Cardiomegaly"
 REPORT = "Heart <b>big</b> & wide."
@@ -160,6 +162,26 @@ def test_the_table_of_an_answer_fits_the_terminal(engine, monkeypatch):
 
     assert len(lines) == 1 + 4
     assert max(map(len, lines)) <= 100
+
+
+def test_what_encoding_left_out_or_cut_is_said_and_what_did_not_happen_is_not():
+    nothing = {"failures": 0, "texts_cut": 0, "without_text": 4, "left_out": {}, "shards": 3, "resumed_shards": 0}
+    clean = EncodeSummary(folder=Path("shards"), encoder="abc", images=1200, reports=0, sentences=0, **nothing)
+    faulty = replace(clean, reports=7, failures=2, texts_cut=5, left_out={"no file": 3}, resumed_shards=1)
+
+    assert render_encoding(clean) == "shards: 1,200 images by encoder abc"
+    assert encoding_notes(clean, 64, pseudonymised=False) == []  # without reports, studies without text are no matter
+    notes = encoding_notes(faulty, 64, pseudonymised=True)
+    for words in (
+        "3 rows of the corpus left out: no file",
+        "1 of 3 shards",
+        "4 studies",
+        "5 texts",
+        "64 tokens",
+        "2 images",
+        "look before",
+    ):
+        assert sum(words in note for note in notes) == 1
 
 
 @pytest.mark.parametrize(
