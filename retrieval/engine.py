@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from encoders.device import choose_device
 from encoders.errors import MedretError
 from retrieval.answers import Answer, Hit, Query, Ranking
+from retrieval.encoding import encode_films, encode_texts
 from retrieval.filters import EVERYTHING, Selection
 from retrieval.shelf import Shelf
 
@@ -164,17 +165,10 @@ class SearchEngine:
         Raises:
             MedretError: If a text is blank.
         """
-        import torch
-
         folded = [" ".join(text.split()) for text in texts]
         if not all(folded):
             raise MedretError("the query text is empty; give a finding or a report in plain words")
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, len(folded), batch_size):
-                encoded = self.encoder.encode_texts(folded[start : start + batch_size])
-                parts.append((encoded.joint if vector == "joint" else encoded.features).float().cpu().numpy())
-        return np.concatenate(parts)
+        return encode_texts(self.encoder, folded, vector, batch_size)
 
     def encode_image(self, path: Path, vector: str = "joint") -> NDArray[np.float32]:
         """Encode one film into (1, D) float32, by the path that the corpus took.
@@ -182,16 +176,10 @@ class SearchEngine:
         Raises:
             MedretError: If the file is no readable greyscale film.
         """
-        import torch
-
         from encoders.pixels import read_image
 
         square = self.encoder.config.preprocessing.square(read_image(Path(path)))
-        with torch.inference_mode():
-            encoded = self.encoder.encode_images(torch.from_numpy(square[None]).to(self.encoder.device))
-        chosen = encoded.joint if vector == "joint" else encoded.features
-        result: NDArray[np.float32] = chosen.float().cpu().numpy()
-        return result
+        return encode_films(self.encoder, square[None], vector)
 
     def image_path(self, id: str) -> Path | None:
         """Return the file of an image of the index, where it is known, also where hits do not name it."""

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.corpora.record import FINDINGS, NULL_LABEL, Record
+from retrieval.encoding import encode_films, encode_texts
 from retrieval.metrics import first_match_ranks, mean_reciprocal_rank, precision_at_k, ranked_relevance, recall_at_k
 from retrieval.prompts import prompts_for
 from retrieval.qrels import number_texts, read_relevance
@@ -53,8 +54,8 @@ def paired_validator(
         training = encoder.training
         encoder.eval()
         try:
-            image_vectors = _encode_images(encoder, images, batch_size)
-            scores = image_vectors @ _encode_texts(encoder, unique, batch_size).T  # (N, T)
+            image_vectors = encode_films(encoder, images, batch_size=batch_size)
+            scores = image_vectors @ encode_texts(encoder, unique, batch_size=batch_size).T  # (N, T)
             to_report = first_match_ranks(scores, numbers, np.arange(len(unique)))
             to_image = first_match_ranks(scores.T, np.arange(len(unique)), numbers)
             figures = {
@@ -86,28 +87,8 @@ def _label_precision(
     if not askable:
         return {}
     asked = [(place, text) for place in askable for text in prompts_for(findings[place])]
-    scores = _encode_texts(encoder, [text for _, text in asked], batch_size) @ image_vectors.T
+    scores = encode_texts(encoder, [text for _, text in asked], batch_size=batch_size) @ image_vectors.T
     ranked = np.argsort(-scores, axis=1, kind="stable")[:, :5]
     classes = np.array([place for place, _ in asked])
     precision = precision_at_k(ranked_relevance(ranked, relevance.bits[classes], relevance.positive), 5)
     return {"P@5 text-image": float(np.mean([precision[classes == place].mean() for place in askable]))}
-
-
-def _encode_images(encoder: "DualEncoder", images: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
-    import torch
-
-    vectors = np.empty((len(images), encoder.dimension), dtype=np.float32)
-    with torch.inference_mode():
-        for start in range(0, len(images), batch_size):
-            batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(encoder.device)
-            vectors[start : start + len(batch)] = encoder.encode_images(batch).joint.float().cpu().numpy()
-    return vectors
-
-
-def _encode_texts(encoder: "DualEncoder", texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
-    import torch
-
-    with torch.inference_mode():
-        parts = [encoder.encode_texts(texts[start : start + batch_size]).joint for start in range(0, len(texts), batch_size)]
-        vectors: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
-    return vectors
