@@ -253,8 +253,7 @@ def evaluate(
         Literal["image", "study"] | None, typer.Option(help="Candidates: images (when not given), or each study by its best image.")
     ] = None,
     uncertain: Annotated[
-        Literal["negative", "positive", "ignore"] | None,
-        typer.Option(help="label-precision: what an uncertain label counts as; negative when not given."),
+        Literal["negative", "positive", "ignore"] | None, typer.Option(help="label-precision: what uncertain labels count as; negative.")
     ] = None,
     exclude_same_patient: Annotated[
         bool | None,
@@ -276,18 +275,8 @@ def evaluate(
 
     if (lists is None) == (benchmark == "chexpert-8x200"):
         raise typer.BadParameter("chexpert-8x200 needs the folder of its lists: medret evaluate chexpert-8x200 LISTS; the others take none")
-    given: dict[str, Any] = {
-        "directions": direction,
-        "ks": k,
-        "splits": split,
-        "views": view,
-        "by": by,
-        "uncertain": uncertain,
-        "exclude_same_patient": exclude_same_patient,
-        "max_queries": max_queries,
-        "seed": seed,
-        "image_vector": image_vector,
-    }
+    given: dict[str, Any] = {"directions": direction, "ks": k, "splits": split, "views": view, "by": by, "uncertain": uncertain}
+    given |= {"exclude_same_patient": exclude_same_patient, "max_queries": max_queries, "seed": seed, "image_vector": image_vector}
     measure = _measure(benchmark, lists, given)
     _check_places(json_out, html_out)
     with _listed_index(lists, image_root, encoder, device) as listed:
@@ -451,9 +440,6 @@ def main() -> None:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename or 'medret'}: {error.strerror or error}. Check the path, its permissions and the free space.")
-    except KeyboardInterrupt:
-        print("medret: stopped", file=sys.stderr)
-        raise SystemExit(130) from None
     except Exception as error:
         if DEBUG in os.environ:
             raise
