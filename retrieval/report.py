@@ -75,7 +75,7 @@ def _examples(engine: SearchEngine, protocol: Mapping[str, Any], findings: Seque
         return
     table = engine.table("images")
     allowed = Selection(splits=splits, views=views).rows(table)
-    for finding in [name for name in findings if name != "No Finding"][:at_most]:
+    for finding in [name for name in table.findings if name in findings and name != "No Finding"][:at_most]:
         positive = np.flatnonzero(allowed & (table.labels([finding])[:, 0] == LabelState.POSITIVE))
         if len(positive):
             query = ask(id=table.ids(positive[:1])[0], exclude_same_patient=protocol["exclude_same_patient"])

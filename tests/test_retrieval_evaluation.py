@@ -18,6 +18,7 @@ from retrieval.evaluation import evaluate_chexpert_8x200, evaluate_label_precisi
 from retrieval.filters import Selection
 from retrieval.prompts import prompts_for
 from retrieval.published_lists import load_published_lists
+from retrieval.report import render_evaluation
 from retrieval.validation import paired_validator
 
 FINDINGS = ("Edema", "Fracture", "Pneumonia")
@@ -94,6 +95,15 @@ def test_vectors_that_are_the_class_reach_one(tmp_path):
 
     assert [result["metrics"][f"P@{k}"]["value"] for k in (5, 12, 24)] == [1, 1, 0.5]
     assert "directions" not in result
+
+
+def test_the_page_of_the_published_lists_needs_no_labels_in_the_index(tmp_path):
+    lists = write_lists(tmp_path / "lists", per_class=3, image_queries=1, text_queries=1)
+    engine = listed_engine(tmp_path / "index", lists, lambda names: np.eye(len(names)))
+
+    result = evaluate_chexpert_8x200(engine, lists, directions=("image-image",), ks=(3,)).to_dict()
+
+    assert "chexpert-8x200: image-image" in render_evaluation(engine, result)
 
 
 def test_the_patient_of_an_image_query_can_be_left_out_of_the_candidates(tmp_path):
