@@ -12,6 +12,7 @@ from encoders.preprocess import Fit
 from index.corpora.readers import Corpus
 from train.config import TrainConfig
 from train.pairs import Pairs, PairSet, collect_pairs, load_training_data
+from train.parameters import prepare_encoder
 from train.state import refuse_overwriting
 from train.trainer import Progress, TrainResult, Validate, train_encoder
 
@@ -51,6 +52,7 @@ def train_corpus(
     refuse_overwriting(out, resume, overwrite)  # before minutes of decoding
     pairs = collect_pairs(corpus, views=config.views, min_tokens=config.min_tokens, seed=config.seed)
     encoder = start_encoder(config, pairs, out / "last" if resume else None)
+    prepare_encoder(encoder, config)  # a setting that does not fit is told before minutes of decoding
     data = load_training_data(
         pairs,
         encoder.config.preprocessing,
