@@ -140,7 +140,11 @@ def train(
         )
     for note in result.notes:
         _note(note)
-    print(f"{result.stopped} after {result.steps} steps; best: {render_metrics(result.best_row)}")
+    best = f"; best by {result.metric}: {render_metrics(result.best_row)}" if result.best_row else ""
+    print(f"{result.stopped} after {result.steps} steps{best}")
+    if result.stopped == "interrupted":
+        print(f"go on with: medret train {path} --out {out} --resume and the same settings", file=sys.stderr)
+        raise typer.Exit(130)
     print(f"encoder: {result.best or result.last}; curves: {out / 'curves.png'}")
 
 

@@ -131,6 +131,9 @@ def test_a_value_of_the_wrong_type_is_refused_by_file_and_key(tmp_path, line, ex
         {"seed": -1},
         {"precision": "fp16"},
         {"size": 8},
+        {"rotation": 200.0},
+        {"scale": (0.0, 1.0)},
+        {"best_by": "luck"},
     ],
 )
 def test_a_value_out_of_range_is_refused_by_its_key(wrong):

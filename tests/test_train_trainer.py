@@ -263,8 +263,9 @@ def test_the_best_checkpoint_is_that_of_the_highest_first_metric_and_patience_en
     assert train(data, tmp_path / "run", replace(CONFIG, epochs=7, patience=3), resume=True).stopped == "early"
 
 
-def test_without_a_metric_the_lowest_validation_loss_is_best(tmp_path, data):
-    result = train(data, tmp_path / "run", replace(CONFIG, epochs=5))
+@pytest.mark.parametrize(("best_by", "validate"), [("retrieval", None), ("loss", lambda encoder: {"score": 1.0})])
+def test_without_a_metric_or_when_asked_the_lowest_validation_loss_is_best(tmp_path, data, best_by, validate):
+    result = train(data, tmp_path / "run", replace(CONFIG, epochs=5, best_by=best_by), validate=validate)
 
     losses = [float(row["validation_loss"]) for row in rows_of(tmp_path / "run")]
     assert result.metric == "validation_loss"

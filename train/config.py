@@ -21,6 +21,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "views": ("all", "frontal"),
     "optimizer": ("adamw", "adam"),
     "schedule": ("cosine", "plateau"),
+    "best_by": ("retrieval", "loss"),
     "batchnorm": ("auto", "live", "running"),
     "precision": ("auto", "fp32", "bf16"),
 }
@@ -83,6 +84,7 @@ class TrainConfig:
     plateau_patience: int = 5  # plateau: validations without a lower loss before it is
     # Run
     validate_every: int = 0  # steps; 0: once an epoch
+    best_by: str = "retrieval"  # what chooses the best checkpoint: the validation's first metric, or its "loss"
     patience: int = 10  # validations without a better one before the run stops; 0: never
     precision: str = "auto"  # bf16 autocast on CUDA, fp32 on a CPU
     workers: int = 0  # threads that decode films; 0: one a core
@@ -105,6 +107,8 @@ class TrainConfig:
             low, high = getattr(self, name)
             if not 0 <= low <= high:
                 raise ValueError(f"{name} is [{low}, {high}], expected two numbers of 0 or more, in rising order")
+        if self.scale[0] <= 0 or self.rotation > 180:
+            raise ValueError(f"scale is {list(self.scale)} and rotation {self.rotation}, expected above 0 and at most 180 degrees")
         if self.crop[0] <= 0 or self.crop[1] > 1:
             raise ValueError(f"crop is {list(self.crop)}, expected shares of the area, above 0 to 1")
         if 0 < self.size < 16 or 0 < self.cache_size < 16:

@@ -250,9 +250,14 @@ class _Run:
         if self.report:
             self.report(row)
 
+    def chooser(self, rows: Sequence[Mapping[str, float]]) -> str:
+        """The column that chooses the best checkpoint."""
+        names = metric_names(rows) if self.config.best_by == "retrieval" else []
+        return names[0] if names else "validation_loss"
+
     def score(self, row: Mapping[str, float]) -> float:
-        names = metric_names([row])
-        value = row[names[0]] if names else -row["validation_loss"]
+        name = self.chooser([row])
+        value = -row[name] if name == "validation_loss" else row[name]
         return value if math.isfinite(value) else -math.inf
 
     def out_of_patience(self) -> bool:
@@ -290,13 +295,12 @@ class _Run:
 
     def result(self, stopped: Stopped) -> TrainResult:
         rows, best = self.state.rows, self.state.best_row
-        names = metric_names(rows)
         return TrainResult(
             best=self.out / "best" if best >= 0 else None,
             last=self.out / "last",
             stopped=stopped,
             steps=self.state.step,
-            metric=names[0] if names else "validation_loss",
+            metric=self.chooser(rows),
             best_row=rows[best] if best >= 0 else {},
             notes=self.data.notes,
         )
