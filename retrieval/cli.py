@@ -108,7 +108,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order, sentences and augmentation.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="Any other setting: KEY=VALUE as in TOML; repeatable.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Where decoded images are kept; OUT/cache when not given.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT, with its settings.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in OUT and start again.")] = False,
     device: Device = None,
     format: CorpusFormat = None,
@@ -123,6 +123,8 @@ def train(
     named = {"objective": objective, "image": image, "image_weights": image_weights, "text": text}
     numbers = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
     flags = {key: value for key, value in {**named, **numbers}.items() if value is not None}
+    if resume and config is None and (out / "config.toml").is_file():
+        config = out / "config.toml"  # the settings it began with
     settings = load_config(config, **{**parse_settings(setting or []), **flags})
     with progress_bar("decoding", "image") as decoding, progress_bar("training", "step") as steps:
         result = train_corpus(
@@ -143,7 +145,7 @@ def train(
     best = f"; best by {result.metric}: {render_metrics(result.best_row)}" if result.best_row else ""
     print(f"{result.stopped} after {result.steps} steps{best}")
     if result.stopped == "interrupted":
-        print(f"go on with: medret train {path} --out {out} --resume and the same settings", file=sys.stderr)
+        print(f"go on with: medret train {path} --out {out} --resume", file=sys.stderr)
         raise typer.Exit(130)
     print(f"encoder: {result.best or result.last}; curves: {out / 'curves.png'}")
 

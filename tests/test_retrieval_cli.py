@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -94,6 +95,21 @@ def test_training_leaves_checkpoints_metrics_and_a_picture(made):
     header, first = (made.run / "metrics.csv").read_text().splitlines()[:2]
     assert "mrr" in header.split(",")
     assert len(first.split(",")) == len(header.split(","))
+
+
+def test_an_interrupted_run_ends_with_130_and_resumes_with_its_own_settings(made, tmp_path):
+    command = [str(MEDRET), "train", str(made.corpus), "--out", str(tmp_path / "run"), "--epochs", "2", "--set", "size=64"]
+    started = subprocess.Popen([*command, "--batch-size", "8"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert started.stderr is not None
+    for line in started.stderr:
+        if line.startswith("step "):  # its first validation
+            started.send_signal(signal.SIGINT)
+            break
+    _, rest = started.communicate(timeout=120)
+
+    assert started.returncode == 130, rest
+    assert "--resume" in rest
+    assert succeeds("train", made.corpus, "--out", tmp_path / "run", "--resume").startswith("finished")
 
 
 def test_a_text_query_answers_with_the_documented_fields(made):

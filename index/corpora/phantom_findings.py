@@ -108,13 +108,13 @@ def _pneumothorax(scene: Scene, finding: PhantomFinding, sign: float) -> Field:
     free = ramp(scene.u - edge, 0.015) * within
     line = ramp(0.013 - np.abs(scene.u - edge), 0.016) * within * ramp(edge - 0.13, 0.03)
     shrunk = within * (1 - free)
-    darker = free * (-0.20 - VESSEL * scene.vessels)
-    return finding.strength * (darker + 0.26 * line + 0.05 * shrunk)
+    darker = free * (-0.28 - VESSEL * scene.vessels)
+    return finding.strength * (darker + 0.32 * line + 0.05 * shrunk)
 
 
 def _opacity(scene: Scene, finding: PhantomFinding, sign: float) -> Field:
     """A patch with a ragged edge in one zone of one lung."""
-    spread = (0.085, 0.125, 0.175)[finding.grade]
+    spread = (0.105, 0.145, 0.19)[finding.grade]
     x = sign * (
         0.42 + 0.05 * finding.variation + (0.08 if sign > 0 and finding.zone == "lower" else 0.0) - 0.04 * (finding.zone == "upper")
     )
@@ -122,7 +122,7 @@ def _opacity(scene: Scene, finding: PhantomFinding, sign: float) -> Field:
     rng = np.random.default_rng(int(1e6 * (finding.variation + 1)))
     patch = bump(scene, x, y, spread, spread * 0.9)
     patch = np.clip(patch * (1.4 + 0.3 * cloud(rng, patch.shape, 24)), 0, 1)
-    return finding.strength * patch * (0.56 * scene.air - VESSEL * scene.vessels)
+    return finding.strength * patch * (0.72 * scene.air - VESSEL * scene.vessels)
 
 
 def _edema(scene: Scene, finding: PhantomFinding, sign: float) -> Field:
@@ -159,7 +159,7 @@ def _device(scene: Scene, finding: PhantomFinding, sign: float) -> Field:
         start = [(sign * 0.20, -1.05), (sign * 0.15, -0.80), (sign * 0.11 if sign > 0 else -0.13, -0.58)]
     else:
         start = [(sign * 0.62, -0.50 + wander), (sign * 0.40, -0.62), (sign * 0.17, -0.58)]
-    return 0.60 * scene.strokes([(_curve([*start, *end]), 0.030)], blur=0.5)
+    return 0.75 * scene.strokes([(_curve([*start, *end]), 0.036)], blur=0.5)
 
 
 def _pacemaker(scene: Scene, finding: PhantomFinding, sign: float) -> Field:
@@ -170,8 +170,8 @@ def _pacemaker(scene: Scene, finding: PhantomFinding, sign: float) -> Field:
     begin = [(x - sign * 0.05, y - 0.09), (sign * 0.36, -0.64), (sign * 0.16, -0.55), (-0.09, -0.34), (-0.10, -0.05)]
     atrial = [*begin, (-0.12, 0.18), (-0.03, 0.22)]
     ventricular = [*begin, (-0.06, 0.26), (0.08, 0.42), (0.28, 0.44)]
-    leads = scene.strokes([(_curve(atrial), 0.016), (_curve(ventricular), 0.016)], blur=0.5)
-    return 0.75 * box + 0.40 * leads * (1 - box)
+    leads = scene.strokes([(_curve(atrial), 0.020), (_curve(ventricular), 0.020)], blur=0.5)
+    return 0.85 * box + 0.50 * leads * (1 - box)
 
 
 def _curve(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
