@@ -14,7 +14,7 @@ time medret train "$OPENI" --objective convirt --out "$out/run" --image efficien
     --set texts_per_image=1 --set max_tokens=96 --set precision=bf16 --set patience=0
 time medret build-index "$OPENI" --encoder "$out/run" --split validate --out "$out/index"
 for text in "enlarged heart" "pleural effusion" "pacemaker leads"; do
-    medret query --text "$text" --index "$out/index" -k 5 --format html > "$out/${text// /-}.html"
+    medret query --text "$text" --view Frontal --index "$out/index" -k 5 --format html > "$out/${text// /-}.html"
 done
 medret evaluate label-precision --index "$out/index" --view Frontal --json "$out/label-precision.json" --html "$out/label-precision.html"
 medret evaluate report-recall --index "$out/index" --view Frontal --json "$out/report-recall.json"

@@ -50,6 +50,9 @@ Labels = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; a GPU where there is one when not given.")]
 Index = Annotated[Path, typer.Option("--index", envvar="MEDRET_INDEX", help="Folder made by 'medret build-index'.")]
 Splits = Annotated[list[str] | None, typer.Option("--split", help="Only records of this split; repeatable.")]
+Views = Annotated[
+    list[str] | None, typer.Option("--view", help="Only images of this view (as the source spells it: PA, AP, Frontal ...); repeatable.")
+]
 Vectors = Annotated[str, typer.Option(help="joint, features (the encoder's output before projection), or joint,features.")]
 Units = Annotated[str, typer.Option("--text-unit", help="report, sentence, or report,sentence.")]
 KeyFile = Annotated[Path | None, typer.Option(help="Replace patient, study and file ids by hashes keyed with this file.")]
@@ -214,6 +217,7 @@ def query(
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
     index_dir: Index = INDEX,
     split: Splits = None,
+    view: Views = None,
     exclude_same_patient: Annotated[
         bool | None,
         typer.Option("--exclude-same-patient/--include-same-patient", help="On where the query is a record of the corpus."),
@@ -237,6 +241,7 @@ def query(
         find=find,
         k=k,
         splits=tuple(split) if split else None,
+        views=tuple(view) if view else None,
         exclude_same_patient=exclude_same_patient,
         vector=vector,
     )
@@ -253,7 +258,7 @@ def evaluate(
     index_dir: Index = INDEX,
     direction: Annotated[list[str] | None, typer.Option("--direction", help="text-image, image-image, ...; all when not given.")] = None,
     split: Splits = None,
-    view: Annotated[list[str] | None, typer.Option("--view", help="Only images of this view; repeatable.")] = None,
+    view: Views = None,
     k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Cut-offs; repeatable.")] = None,
     by: Annotated[
         Literal["image", "study"] | None, typer.Option(help="Candidates: images (when not given), or each study by its best image.")

@@ -1,5 +1,7 @@
 """Every command through the installed `medret`, on a corpus of phantoms; faults end in one line and exit code 1."""
 
+import csv
+import gzip
 import json
 import re
 import shutil
@@ -148,6 +150,18 @@ def test_a_record_finds_each_modality(made, find):
     hits = json.loads(succeeds("query", "--id", made.image.stem, "--find", find, "--index", made.index, "--format", "json", "-k", 2))
 
     assert {hit["modality"] for hit in hits} == {find}
+
+
+def test_a_query_keeps_to_the_views_and_splits_asked_for(made):
+    out = succeeds("query", "--text", "edema", "--view", "PA", "--split", "train", "--index", made.index, "--format", "json", "-k", 500)
+
+    with (
+        gzip.open(made.corpus / "mimic-cxr-2.0.0-split.csv.gz", "rt") as splits,
+        gzip.open(made.corpus / "mimic-cxr-2.0.0-metadata.csv.gz", "rt") as views,
+    ):
+        train = {row["dicom_id"] for row in csv.DictReader(splits) if row["split"] == "train"}
+        frontal = {row["dicom_id"] for row in csv.DictReader(views) if row["ViewPosition"] == "PA"}
+    assert {hit["id"] for hit in json.loads(out)} == train & frontal
 
 
 def test_the_table_shows_one_line_a_hit(made):
