@@ -117,6 +117,7 @@ def train(
     format: CorpusFormat = None,
     reports: Reports = None,
     column: Columns = None,
+    labels: Labels = None,
 ) -> None:
     """Learn an encoder from the images and reports of a corpus."""
     from retrieval.tables import render_metrics
@@ -131,7 +132,7 @@ def train(
     settings = load_config(config, **{**parse_settings(setting or []), **flags})
     with progress_bar("decoding", "image") as decoding, progress_bar("training", "step") as steps:
         result = train_corpus(
-            _open_corpus(path, format, reports, column),
+            _open_corpus(path, format, reports, column, labels),
             settings,
             out,
             validator=_validator,
@@ -172,7 +173,7 @@ def encode(
 ) -> None:
     """Encode the images and reports of a corpus into Arrow shards."""
     options = _encode_options(vectors, text_unit, split, pseudonymise, dtype, batch_size)
-    _encode(_open_corpus(path, format, reports, column, labels), encoder, out, options, device)
+    print(_encode(_open_corpus(path, format, reports, column, labels), encoder, out, options, device))
 
 
 @app.command("build-index")
@@ -204,7 +205,7 @@ def build_index(
             raise MedretError(f"{source}: is no shards folder; for a corpus name the encoder: medret build-index {source} --encoder RUN")
         options = _encode_options(vectors, text_unit, split, pseudonymise, dtype, batch_size)
         shards = out / "shards"
-        _encode(_open_corpus(source, format, reports, column, labels), encoder, shards, options, device)
+        print(_encode(_open_corpus(source, format, reports, column, labels), encoder, shards, options, device))
     print(render_index(out, build(shards, out, encoder or shards / "encoder", kind)))
 
 
@@ -314,7 +315,7 @@ def doctor() -> None:
         raise MedretError("this installation cannot work; the lines marked ! say what to do")
 
 
-def _open_corpus(path: Path, format: str | None, reports: Path | None, column: list[str] | None, labels: str | None = None) -> "Corpus":
+def _open_corpus(path: Path, format: str | None, reports: Path | None, column: list[str] | None, labels: str | None) -> "Corpus":
     from index.corpora.readers import open_corpus
 
     opened = open_corpus(path, format, reports=reports, columns=_columns(column), labels=labels)
@@ -357,7 +358,8 @@ def _encode_options(
         raise typer.BadParameter(str(error)) from error
 
 
-def _encode(corpus: "Corpus", encoder: Path, out: Path, options: "EncodeOptions", device: str | None) -> None:
+def _encode(corpus: "Corpus", encoder: Path, out: Path, options: "EncodeOptions", device: str | None) -> str:
+    """Encode, say on stderr what is to be known of it, and return the line that says what there is now."""
     from encoders.checkpoint import copy_checkpoint, find_checkpoint, load_checkpoint
     from index.encode import encode_corpus
     from retrieval.tables import encoding_notes, render_encoding
@@ -368,9 +370,9 @@ def _encode(corpus: "Corpus", encoder: Path, out: Path, options: "EncodeOptions"
             corpus, loaded, out, options=options, progress=lambda modality, done, total: progress(done, total, modality)
         )
     copy_checkpoint(find_checkpoint(encoder), out / "encoder")  # shards go nowhere without what made them
-    print(render_encoding(summary))
     for note in encoding_notes(summary, loaded.config.max_tokens, pseudonymised=options.pseudonym_key is not None):
         _note(note)
+    return render_encoding(summary)
 
 
 @contextmanager
