@@ -216,6 +216,8 @@ class SearchEngine:
         if row is not None:
             rows = np.array([row], dtype=np.int64)
             asked.home, asked.row, asked.record = "images", row, self.table("images").records(rows)[0]
+        elif not self._shelf.knows_files:
+            asked.notes.append("pseudonymised index without private/paths.csv: if this film is in it, its patient is not left out")
         return asked
 
     def _left_out(self, query: Query, asked: _Asked) -> NDArray[np.int64]:

@@ -45,6 +45,11 @@ class Shelf:
         row = table.find(id)
         return None if row is None else self._file(table.records(np.array([row], dtype=np.int64))[0])
 
+    @property
+    def knows_files(self) -> bool:
+        """Whether a file can be told to be a record: not in a pseudonymised index without its private table."""
+        return not self._pseudonymised or bool(self._private_paths)
+
     def row_of_file(self, path: Path) -> int | None:
         """Return the image record of the corpus that this file is, or None."""
         table = self._shards.table("images")

@@ -232,6 +232,14 @@ def test_pseudonyms_stand_for_every_id_and_paths_stay_private(made, tmp_path):
 
     hits = json.loads(succeeds("query", "--text", "edema", "--index", index, "--format", "json"))
 
+    film = next(Path(row.split(",", 1)[1].strip('"')) for row in (index / "shards" / "private" / "paths.csv").read_text().splitlines()[1:])
+    told = medret("query", "--image", film, "--index", index, "--format", "json")
+    shutil.rmtree(index / "shards" / "private")
+    untold = medret("query", "--image", film, "--index", index, "--format", "json")
+    assert "left out" in told.stderr and "paths.csv" not in told.stderr
+    assert "its patient is not left out" in untold.stderr
+    assert json.loads(untold.stdout)[0]["score"] > json.loads(told.stdout)[0]["score"]
+
     patients = {path.name.removeprefix("p") for path in made.corpus.glob("files/p1*/p*")}
     assert not patients & {hit["patient_id"] for hit in hits}
     assert {hit["path"] for hit in hits} == {None}
