@@ -364,12 +364,13 @@ def _encode(corpus: "Corpus", encoder: Path, out: Path, options: "EncodeOptions"
     from index.encode import encode_corpus
     from retrieval.tables import encoding_notes, render_encoding
 
-    loaded = load_checkpoint(find_checkpoint(encoder), choose_device(device))
+    checkpoint = find_checkpoint(encoder)
+    loaded = load_checkpoint(checkpoint, choose_device(device))
     with progress_bar("encoding", "row") as progress:
         summary = encode_corpus(
             corpus, loaded, out, options=options, progress=lambda modality, done, total: progress(done, total, modality)
         )
-    copy_checkpoint(find_checkpoint(encoder), out / "encoder")  # shards go nowhere without what made them
+    copy_checkpoint(checkpoint, out / "encoder")  # shards go nowhere without what made them
     for note in encoding_notes(summary, loaded.config.max_tokens, pseudonymised=options.pseudonym_key is not None):
         _note(note)
     return render_encoding(summary)
