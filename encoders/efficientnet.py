@@ -37,6 +37,10 @@ class SameConv2d(nn.Conv2d):
             left, right = _same_padding(pixels.shape[-1], self.kernel_size[0], self.stride[0])
             top, bottom = _same_padding(pixels.shape[-2], self.kernel_size[0], self.stride[0])
             pixels = F.pad(pixels, (left, right, top, bottom))
+        if self.groups > 1 and pixels.device.type == "cpu" and torch.is_grad_enabled() and self.weight.requires_grad:
+            # The bfloat16 gradient of a depthwise convolution takes a CPU ten times as long as the float32 one
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(pixels.to(self.weight.dtype))
         return super().forward(pixels)
 
 
