@@ -23,7 +23,8 @@ def test_a_file_changes_the_defaults_and_what_is_given_beside_it_changes_the_fil
 
 
 def test_settings_survive_being_written_and_read_back(tmp_path):
-    config = load_config(None, image='a "quoted" \\ folder é', crop=(0.3, 0.9), rotation=7, weight_decay=1e-6, max_steps=12)
+    given = {"image": 'a "quoted" \\ folder é', "crop": (0.3, 0.9), "rotation": 7, "weight_decay": 1e-6, "max_steps": 12}
+    config = load_config(None, **given, findings=["Edema", "Pleural Effusion"], compile=True, learn_temperature=False)
 
     assert load_config(written(tmp_path, dump_config(config))) == config
 
@@ -98,6 +99,10 @@ def test_an_unknown_key_is_refused_with_the_nearest_and_the_list_of_known_ones(t
         ("learning_rate = inf", "a number"),
         ("learning_rate = true", "a number"),
         ("image = 3", "a text in quotes"),
+        ("compile = 1", "true or false"),
+        ('tensorboard = "yes"', "true or false"),
+        ('findings = "Edema"', "texts in brackets"),
+        ("findings = [1, 2]", "texts in brackets"),
         ("crop = 0.5", "2 numbers"),
         ("crop = [0.5, 0.7, 0.9]", "2 numbers"),
         ('crop = ["a", "b"]', "a number"),
@@ -134,11 +139,26 @@ def test_a_value_of_the_wrong_type_is_refused_by_file_and_key(tmp_path, line, ex
         {"rotation": 200.0},
         {"scale": (0.0, 1.0)},
         {"best_by": "luck"},
+        {"relation": "same"},
+        {"uncertain": "maybe"},
+        {"chunk_size": -1},
+        {"soft_target_temperature": 0.0},
+        {"temperature": 2.0, "objective": "medclip"},
+        {"temperature": 0.001, "objective": "umcl"},
+        {"findings": ("Edema", "Edema")},
+        {"prompts": "continuous", "objective": "medclip"},
+        {"learn": "prompts", "objective": "umcl", "prompts": "continuous"},
+        {"learn": "prompts", "objective": "umcl", "start": "a/checkpoint"},
     ],
 )
 def test_a_value_out_of_range_is_refused_by_its_key(wrong):
     with pytest.raises(MedretError, match=next(iter(wrong))):
         load_config(None, **wrong)
+
+
+def test_a_finding_that_nobody_knows_is_refused_with_the_nearest():
+    with pytest.raises(MedretError, match=r"'Efusion' is no label\. Did you mean Pleural Effusion\? Known are: No Finding, "):
+        load_config(None, findings=["Edema", "Efusion"])
 
 
 def test_a_file_that_is_no_toml_or_is_missing_ends_in_one_line(tmp_path):

@@ -11,11 +11,19 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from encoders.errors import MedretError
+from index.corpora.record import FINDINGS
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
-    "objective": ("convirt",),
+    "objective": ("convirt", "medclip", "umcl"),
+    "label_similarity": ("cosine", "dot"),
+    "relation": ("equal", "shared", "cosine"),
+    "uncertain": ("zeros", "ones", "ignore", "mixed"),
+    "learn": ("all", "prompts"),
+    "prompts": ("words", "continuous"),
+    "prompt_context": ("shared", "class"),
+    "prompt_position": ("end", "middle", "front"),
     "fit": ("pad", "crop", "squash"),
-    "text_pooling": ("max", "mean", "cls"),
+    "text_pooling": ("max", "mean", "cls", "layers"),
     "head": ("nonlinear", "linear"),
     "text_sample": ("sentence", "sentences", "report"),
     "views": ("all", "frontal"),
@@ -37,13 +45,28 @@ class TrainConfig:
 
     # Objective
     objective: str = "convirt"
-    temperature: float = 0.1  # tau, divides the cosine similarities
-    image_to_text_weight: float = 0.75  # lambda; text-to-image gets the rest
+    temperature: float = 0.1  # tau, divides the cosine similarities; medclip, umcl: where the learned one begins
+    learn_temperature: bool = True  # medclip and umcl; it stays within 0.01 and 1
+    image_to_text_weight: float = 0.75  # convirt: lambda; text-to-image gets the rest
+    label_similarity: str = "cosine"  # medclip: of two label vectors; "dot" as in the released code
+    soft_target_temperature: float = 1.0  # medclip: divides the label similarities before their softmax
+    relation: str = "cosine"  # umcl: labels that are "equal", have one "shared", or by their cosine
+    # Labels
+    uncertain: str = "zeros"  # what an uncertain label counts as; "ignore": such a study counts as unlabelled
+    findings: tuple[str, ...] = ()  # the labels used; none named: all that a corpus has
+    prompts: str = "words"  # umcl: labels become texts by worded prompts, or by learned context vectors ("continuous")
+    prompt_length: int = 16  # context vectors of a continuous prompt
+    prompt_context: str = "shared"  # by all labels, or one of each ("class")
+    prompt_position: str = "end"  # of the label's name in its prompt
+    prompt_words: str = ""  # whose embeddings the context begins as; none: random
+    # Start
+    start: str = ""  # a checkpoint or run to begin from, with its encoders, tokenizer and preprocessing
+    learn: str = "all"  # "prompts": all but the continuous prompts is frozen
     # Encoder
     image: str = "tiny"  # preset, or a Hugging Face folder with weights
     image_weights: str = ""  # for efficientnet-lite0: "imagenet", or a .pth file
     text: str = "tiny"  # preset, or a Hugging Face folder with weights and tokenizer
-    text_pooling: str = "max"  # over the text encoder's token vectors
+    text_pooling: str = "max"  # over the text encoder's token vectors; "layers": mean of several layers, as MedCLIP has it
     dimension: int = 0  # of the joint space; 0: 128 for the image preset "tiny", else 512
     head: str = "nonlinear"
     size: int = 0  # side of the film as encoded, pixels; 0: what the image encoder expects
@@ -87,6 +110,10 @@ class TrainConfig:
     best_by: str = "retrieval"  # what chooses the best checkpoint: the validation's first metric, or its "loss"
     patience: int = 10  # validations without a better one before the run stops; 0: never
     precision: str = "auto"  # bf16 autocast on CUDA, fp32 on a CPU
+    chunk_size: int = 0  # rows encoded at once, for large batches on little memory; 0: all
+    activation_checkpointing: bool = False  # compute activations twice rather than keep them
+    compile: bool = False  # torch.compile: slow to begin, faster after
+    tensorboard: bool = False  # write events/ for TensorBoard
     workers: int = 0  # threads that decode films; 0: one a core
     seed: int = 0
 
@@ -115,12 +142,28 @@ class TrainConfig:
             raise ValueError(f"size is {self.size} and cache_size {self.cache_size}, expected 16 or more, or 0 for the default")
         if self.epochs == 0 and self.max_steps == 0:
             raise ValueError("epochs and max_steps are both 0, expected one of them above 0")
+        self._check_labels_and_prompts()
+
+    def _check_labels_and_prompts(self) -> None:
+        for name in self.findings:
+            if name not in FINDINGS:
+                raise ValueError(f"findings: {name!r} is no label.{_nearest(name, FINDINGS)} Known are: {', '.join(FINDINGS)}")
+        if len(set(self.findings)) < len(self.findings):
+            raise ValueError(f"findings: a label is named twice: {', '.join(self.findings)}")
+        if self.objective != "convirt" and self.learn_temperature and not 0.01 <= self.temperature <= 1:
+            raise ValueError(f"temperature is {self.temperature}, expected 0.01 to 1 where it is learned (or learn_temperature = false)")
+        if self.prompts == "continuous" and self.objective != "umcl":
+            raise ValueError(f"prompts is 'continuous' and objective {self.objective!r}, expected 'umcl': no other learns prompts")
+        if self.learn == "prompts" and not (self.start and self.prompts == "continuous"):
+            raise ValueError("learn is 'prompts', expected with it a checkpoint as start, and prompts = 'continuous'")
 
 
-_ABOVE_ZERO = ("temperature", "learning_rate", "pretrained_learning_rate", "plateau_factor")
+_ABOVE_ZERO = ("temperature", "soft_target_temperature", "learning_rate", "pretrained_learning_rate", "plateau_factor")
 _SHARES = ("image_to_text_weight", "word_dropout", "flip_probability", "translation", "warmup_fraction", "plateau_factor")
 _RANGES = ("crop", "scale", "brightness", "contrast", "blur_sigma")
 _LEAST = {
+    "prompt_length": 1,
+    "chunk_size": 0,
     "dimension": 0,
     "size": 0,
     "max_tokens": 3,
@@ -210,9 +253,7 @@ def _changed(config: TrainConfig, values: Mapping[str, object], where: str) -> T
     known = [field.name for field in fields(TrainConfig)]
     for key in values:
         if key not in types:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise MedretError(f"{where}: {key} is no setting.{hint} Known are: {', '.join(known)}")
+            raise MedretError(f"{where}: {key} is no setting.{_nearest(key, known)} Known are: {', '.join(known)}")
     typed: dict[str, Any] = {key: _typed(value, types[key], key, where) for key, value in values.items()}
     try:
         return replace(config, **typed)
@@ -220,8 +261,17 @@ def _changed(config: TrainConfig, values: Mapping[str, object], where: str) -> T
         raise MedretError(f"{where}: {error}") from error
 
 
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
 def _typed(value: object, kind: Any, key: str, where: str) -> object:
     """The value as its field wants it; an integer serves as a number, nothing else is converted."""
+    if kind == tuple[str, ...]:
+        if not isinstance(value, (list, tuple)) or not all(isinstance(entry, str) for entry in value):
+            raise MedretError(f'{where}: {key} is {value!r}, expected texts in brackets, such as {key} = ["Edema"]')
+        return tuple(value)
     if get_origin(kind) is tuple:
         parts = get_args(kind)
         if not isinstance(value, (list, tuple)) or len(value) != len(parts):
@@ -229,7 +279,7 @@ def _typed(value: object, kind: Any, key: str, where: str) -> object:
         return tuple(_typed(part, inner, key, where) for part, inner in zip(value, parts, strict=True))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, kind) or isinstance(value, bool) or (kind is float and not math.isfinite(value)):
-        names = {str: "a text in quotes", int: "a whole number", float: "a number"}
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or (kind is float and not math.isfinite(value)):
+        names = {str: "a text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
         raise MedretError(f"{where}: {key} is {value!r}, expected {names[kind]}")
     return value
