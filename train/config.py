@@ -147,7 +147,7 @@ class TrainConfig:
     def _check_labels_and_prompts(self) -> None:
         for name in self.findings:
             if name not in FINDINGS:
-                raise ValueError(f"findings: {name!r} is no label.{_nearest(name, FINDINGS)} Known are: {', '.join(FINDINGS)}")
+                raise ValueError(f"findings: {name!r} is no label.{nearest_word(name, FINDINGS)} Known are: {', '.join(FINDINGS)}")
         if len(set(self.findings)) < len(self.findings):
             raise ValueError(f"findings: a label is named twice: {', '.join(self.findings)}")
         if self.objective != "convirt" and self.learn_temperature and not 0.01 <= self.temperature <= 1:
@@ -188,7 +188,7 @@ _LEAST = {
 
 
 def load_config(path: Path | None = None, **overrides: object) -> TrainConfig:
-    """The settings of a TOML file, changed by the overrides.
+    """The settings of a TOML file, changed by the overrides; its [[corpus]] tables are `train.sources.load_sources`'s.
 
     Args:
         path: A TOML file, the name of a ready configuration ("convirt-published"), or None for the defaults.
@@ -199,12 +199,8 @@ def load_config(path: Path | None = None, **overrides: object) -> TrainConfig:
     """
     config = TrainConfig()
     if path is not None:
-        where, text = _read(path)
-        try:
-            values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise MedretError(f"{where}: is no TOML file ({error}). Expected lines such as: batch_size = 64") from error
-        config = _changed(config, values, where)
+        where, values = read_toml(path)
+        config = _changed(config, {key: value for key, value in values.items() if key != "corpus"}, where)
     return _changed(config, {key: value for key, value in overrides.items() if value is not None}, "settings given")
 
 
@@ -237,6 +233,19 @@ def dump_config(config: TrainConfig) -> str:
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in asdict(config).items())
 
 
+def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
+    """What to call a TOML file, or a ready configuration, in messages, and what it holds.
+
+    Raises:
+        MedretError: If there is no such file, or it is no TOML.
+    """
+    where, text = _read(path)
+    try:
+        return where, tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise MedretError(f"{where}: is no TOML file ({error}). Expected lines such as: batch_size = 64") from error
+
+
 def _read(path: Path) -> tuple[str, str]:
     name = str(path).removesuffix(".toml")
     if not path.exists() and name in ready_configurations():
@@ -253,21 +262,31 @@ def _changed(config: TrainConfig, values: Mapping[str, object], where: str) -> T
     known = [field.name for field in fields(TrainConfig)]
     for key in values:
         if key not in types:
-            raise MedretError(f"{where}: {key} is no setting.{_nearest(key, known)} Known are: {', '.join(known)}")
-    typed: dict[str, Any] = {key: _typed(value, types[key], key, where) for key, value in values.items()}
+            raise MedretError(f"{where}: {key} is no setting.{nearest_word(key, known)} Known are: {', '.join(known)}")
+    typed: dict[str, Any] = {key: typed_value(value, types[key], key, where) for key, value in values.items()}
     try:
         return replace(config, **typed)
     except ValueError as error:
         raise MedretError(f"{where}: {error}") from error
 
 
-def _nearest(word: str, known: Sequence[str]) -> str:
+def nearest_word(word: str, known: Sequence[str]) -> str:
+    """A question for the end of a message, after the known word that is most like this one; empty where none is."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f" Did you mean {near[0]}?" if near else ""
 
 
-def _typed(value: object, kind: Any, key: str, where: str) -> object:
-    """The value as its field wants it; an integer serves as a number, nothing else is converted."""
+def typed_value(value: object, kind: Any, key: str, where: str) -> object:
+    """The value as its field wants it; an integer serves as a number, nothing else is converted.
+
+    Args:
+        value: As TOML has it.
+        kind: The field's type: str, int, float, bool, a tuple of numbers, or tuple[str, ...].
+        key, where: What to call the field, and its file, in messages.
+
+    Raises:
+        MedretError: If the value has another type.
+    """
     if kind == tuple[str, ...]:
         if not isinstance(value, (list, tuple)) or not all(isinstance(entry, str) for entry in value):
             raise MedretError(f'{where}: {key} is {value!r}, expected texts in brackets, such as {key} = ["Edema"]')
@@ -276,7 +295,7 @@ def _typed(value: object, kind: Any, key: str, where: str) -> object:
         parts = get_args(kind)
         if not isinstance(value, (list, tuple)) or len(value) != len(parts):
             raise MedretError(f"{where}: {key} is {value!r}, expected {len(parts)} numbers, such as {key} = [0.5, 1.0]")
-        return tuple(_typed(part, inner, key, where) for part, inner in zip(value, parts, strict=True))
+        return tuple(typed_value(part, inner, key, where) for part, inner in zip(value, parts, strict=True))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or (kind is float and not math.isfinite(value)):
