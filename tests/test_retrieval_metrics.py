@@ -8,7 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from retrieval import metrics
 from retrieval.metrics import (
+    average_precision,
+    bootstrap_interval,
+    chance_average_precision,
     chance_precision,
     chance_ranks,
     first_match_ranks,
@@ -55,6 +59,44 @@ def test_precision_at_k_equals_a_count_by_hand(relevance, k):
     expected = [sum(hits[:k]) / k for hits in relevance.tolist()]
 
     np.testing.assert_allclose(precision_at_k(relevance, k), expected)
+
+
+@given(RELEVANCE)
+def test_average_precision_is_that_of_trec_eval(relevance):
+    np.testing.assert_allclose(average_precision(relevance), [query["map"] for query in trec(relevance, {"map"})], atol=1e-12)
+
+
+@given(relevance=arrays(bool, st.tuples(st.integers(1, 6), st.integers(0, 12))), beyond=st.integers(0, 4))
+def test_average_precision_equals_a_mean_by_hand(relevance, beyond):
+    """Relevant candidates that are not in the ranking add nothing and count all the same."""
+    expected = []
+    for hits in relevance.tolist():
+        at = [sum(hits[: place + 1]) / (place + 1) for place, hit in enumerate(hits) if hit]
+        expected.append(sum(at) / max(1, len(at) + beyond))
+
+    np.testing.assert_allclose(average_precision(relevance, relevance.sum(axis=1) + beyond), expected)
+
+
+def test_a_ranking_with_all_relevant_candidates_first_has_average_precision_one():
+    np.testing.assert_allclose(average_precision(np.array([[True, True, False, False]])), [1.0])
+
+
+def test_equal_scores_have_the_order_they_were_ranked_in():
+    """The best of two equally scored candidates comes first, so it alone decides the first precision."""
+    scores = np.array([[0.5, 0.5]])
+    ranked = np.argsort(-scores, axis=1, kind="stable")
+    first, second = (ranked_relevance(ranked, np.array([1]), np.array(masks)) for masks in ([1, 0], [0, 1]))
+
+    np.testing.assert_allclose(np.concatenate([average_precision(first), average_precision(second)]), [1.0, 0.5])
+
+
+@pytest.mark.parametrize(("relevant", "candidates"), [(1, 1), (1, 2), (2, 5), (3, 6), (6, 6), (0, 4)])
+def test_chance_average_precision_is_the_mean_over_all_orders(relevant, candidates):
+    orders = np.array(list(itertools.permutations([True] * relevant + [False] * (candidates - relevant))), dtype=bool)
+
+    expected = average_precision(orders).mean()
+
+    assert chance_average_precision(np.array([relevant]), np.array([candidates]))[0] == pytest.approx(expected)
 
 
 def test_the_smaller_denominator_lets_a_perfect_ranking_reach_one():
@@ -172,3 +214,53 @@ def test_figures_over_no_query_are_not_numbers():
     none = np.empty(0)
 
     assert all(math.isnan(figure) for figure in (recall_at_k(none, 1), mean_reciprocal_rank(none), median_rank(none)))
+
+
+def means_of(values):
+    return lambda counts: counts @ values / counts.sum(axis=1)
+
+
+def test_a_bootstrap_resamples_as_a_slow_loop_over_lists_of_units_does():
+    """Each row of counts, written out as the units drawn, gives the statistic; quantiles by sorting and interpolating."""
+    values = np.random.default_rng(5).normal(size=9)
+    drawn = []
+
+    def by_hand(counts):
+        drawn.extend(counts.tolist())
+        return np.array([np.mean([value for value, times in zip(values, row, strict=True) for _ in range(times)]) for row in counts])
+
+    low, high = bootstrap_interval(by_hand, 9, resamples=201, confidence=0.9, seed=3)
+
+    assert len(drawn) == 201 and all(sum(row) == 9 for row in drawn)
+    means = sorted(float(np.dot(row, values)) / 9 for row in drawn)
+    assert (low, high) == (pytest.approx(means[10]), pytest.approx(means[190]))  # 5 % and 95 % of 200 steps
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
+    """The bootstrap of a mean of N values has the standard deviation s / sqrt(N)."""
+    values = np.random.default_rng(0).normal(2, 3, size=400)
+    half = 1.96 * values.std() / math.sqrt(len(values))
+
+    low, high = bootstrap_interval(means_of(values), 400, resamples=20_000)
+
+    assert (low, high) == (pytest.approx(values.mean() - half, abs=0.02), pytest.approx(values.mean() + half, abs=0.02))
+
+
+def test_a_bootstrap_repeats_with_its_seed_and_does_not_depend_on_how_many_resamples_are_drawn_at_once(monkeypatch):
+    values = np.arange(7.0)
+    first = bootstrap_interval(means_of(values), 7, resamples=50, seed=1)
+
+    assert bootstrap_interval(means_of(values), 7, resamples=50, seed=1) == first
+    assert bootstrap_interval(means_of(values), 7, resamples=50, seed=2) != first
+    monkeypatch.setattr(metrics, "_COUNTS_AT_ONCE", 20)
+    assert bootstrap_interval(means_of(values), 7, resamples=50, seed=1) == first
+
+
+def test_equal_units_leave_no_uncertainty():
+    assert bootstrap_interval(means_of(np.full(6, 0.25)), 6, resamples=10) == (0.25, 0.25)
+
+
+@pytest.mark.parametrize("wrong", [{"units": 0}, {"units": 3, "resamples": 0}, {"units": 3, "confidence": 1.0}])
+def test_a_bootstrap_of_nothing_is_refused(wrong):
+    with pytest.raises(ValueError, match="expected 1 or more"):
+        bootstrap_interval(means_of(np.ones(3)), **wrong)
