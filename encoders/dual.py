@@ -266,5 +266,9 @@ def _head(kind: str, width: int, dimension: int) -> nn.Module:
 
 
 def _encoded(features: Tensor, head: nn.Module) -> Encoded:
-    joint = head(features)
-    return Encoded(F.normalize(joint.float(), dim=-1), F.normalize(features.float(), dim=-1))
+    return Encoded(_unit(head(features)), _unit(features))
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    # Half precision is too coarse for a norm; double, in which gradients are checked, stays
+    return F.normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)
