@@ -66,7 +66,7 @@ class TextBackbone(nn.Module):
         Returns:
             (B, F) float32.
         """
-        hidden: Tensor = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (B, T, F)
+        hidden = _single(self.model(input_ids=ids, attention_mask=mask).last_hidden_state)  # (B, T, F)
         if self.pooling == "cls":
             return hidden[:, 0]
         real = mask.unsqueeze(-1).bool()  # (B, T, 1)
@@ -110,3 +110,8 @@ def choose_text(
         raise MedretError(f"text encoder {folder}: no preset ({', '.join(TEXT_PRESETS)}) and no folder. Give one of them.")
     kind, config, weights = read_folder(folder, list(TEXT_FAMILIES))
     return {"kind": kind, "pooling": pooling, "config": config}, weights, load_pretrained_tokenizer(folder)
+
+
+def _single(hidden: Tensor) -> Tensor:
+    # Half precision is too coarse for a mean; double, in which gradients are checked, stays
+    return hidden.to(torch.promote_types(hidden.dtype, torch.float32))
