@@ -67,12 +67,15 @@ def phantoms(
     out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet, or be empty.")],
     patients: Annotated[int, typer.Option(min=1, max=2_500_000, help="How many patients to draw.")] = 400,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same corpus, byte for byte.")] = 0,
+    combinations: Annotated[
+        int | None, typer.Option(min=1, max=42, help="How many sets of findings occur, with no device and no doubt; else any.")
+    ] = None,
 ) -> None:
     """Write a synthetic corpus: radiograph-like phantoms with reports, in the MIMIC-CXR-JPG layout."""
     from index.corpora.phantom import write_phantoms
 
     with progress_bar("drawing", "patient") as progress:
-        summary = write_phantoms(out, patients, seed, progress=lambda done: progress(done, patients))
+        summary = write_phantoms(out, patients, seed, progress=lambda done: progress(done, patients), combinations=combinations)
     print(f"{out}: {summary.patients} patients, {summary.studies} studies, {summary.images} images, {summary.reports} reports")
     print("positive images: " + ", ".join(f"{finding} {count}" for finding, count in summary.findings.items() if count))
     print(f"Synthetic: nothing here was seen in a patient. Next: medret corpus {out}")

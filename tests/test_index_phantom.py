@@ -407,6 +407,31 @@ def test_more_patients_leave_the_first_ones_as_they_are(tmp_path):
         assert set(gzip.decompress(few[path]).splitlines()) < set(gzip.decompress(more[path]).splitlines())
 
 
+@pytest.mark.parametrize(("combinations", "sizes"), [(1, {1: 1}), (4, {1: 4}), (12, {1: 7, 2: 5}), (42, {1: 7, 2: 15, 3: 20})])
+def test_only_so_many_sets_of_findings_occur_each_in_many_patients(combinations, sizes):
+    """As the labels have them: a normal chest, then single findings, pairs and triples, without device and without doubt."""
+    having = defaultdict(set)
+    for number in range(10 * combinations):
+        patient = draw_patient(5, number, combinations)
+        for study in patient.studies:
+            labels = write_report(patient, study).labels
+            having[frozenset(name for name, state in labels.items() if state == 1.0)].add(number)
+            assert {name for name, state in labels.items() if state == -1.0} <= {"Pneumonia"}
+
+    assert Counter(len(names) for names in having) == sizes
+    assert frozenset({"No Finding"}) in having
+    assert all(names <= {*DRAWN, "No Finding"} - {"Support Devices"} for names in having)
+    assert min(len(patients) for patients in having.values()) >= 3
+
+
+def test_a_corpus_of_few_combinations_says_so(tmp_path):
+    write_phantoms(tmp_path / "few", 3, 7, combinations=2)
+    write_phantoms(tmp_path / "usual", 3, 7)
+
+    assert "for 3 patients and 2 combinations of findings. Every" in (tmp_path / "few/README").read_text()
+    assert "for 3 patients. Every" in (tmp_path / "usual/README").read_text()
+
+
 def test_ids_of_many_patients_are_all_different():
     patients = [draw_patient(0, number) for number in range(300)]
 
@@ -474,3 +499,9 @@ def test_an_empty_folder_is_filled(tmp_path):
 def test_numbers_out_of_range_are_a_wrong_call(tmp_path, patients, seed):
     with pytest.raises(ValueError, match="expected"):
         write_phantoms(tmp_path / "corpus", patients, seed)
+
+
+@pytest.mark.parametrize("combinations", [0, 43])
+def test_combinations_out_of_range_are_a_wrong_call(tmp_path, combinations):
+    with pytest.raises(ValueError, match="expected 1 to 42"):
+        write_phantoms(tmp_path / "corpus", 1, 0, combinations=combinations)

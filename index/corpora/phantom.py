@@ -45,7 +45,7 @@ _JPEG_QUALITY = 95  # as MIMIC-CXR-JPG
 _README = """Phantoms: a synthetic corpus of chest radiographs in the layout of MIMIC-CXR-JPG 2.0.0
 ======================================================================================
 
-Made by `medret phantoms` with seed {seed} for {patients} patients. Every film, report, date and number here is
+Made by `medret phantoms` with seed {seed} for {patients} patients{combinations}. Every film, report, date and number here is
 made up; none shows or describes a person. Not for any medical use.
 
 files/p1X/p1XXXXXXX/sXXXXXXXX/<dicom_id>.jpg   frontal films, 8-bit grey JPEG, histogram-equalised
@@ -91,7 +91,9 @@ class _Tables:
     findings: Counter[str] = field(default_factory=Counter)
 
 
-def write_phantoms(out: Path, patients: int, seed: int, progress: Callable[[int], None] | None = None) -> PhantomSummary:
+def write_phantoms(
+    out: Path, patients: int, seed: int, progress: Callable[[int], None] | None = None, *, combinations: int | None = None
+) -> PhantomSummary:
     """Write a synthetic corpus to `out`, whole or not at all.
 
     The same seed gives the same bytes (with the same NumPy and Pillow), and the first patients are the same
@@ -102,10 +104,12 @@ def write_phantoms(out: Path, patients: int, seed: int, progress: Callable[[int]
         patients: How many; about 1.9 studies and 2.8 films each.
         seed: 0 or more.
         progress: Called with the number of patients done, after each.
+        combinations: How many sets of findings occur, 1 to MAX_COMBINATIONS; few of them in many patients are many
+            false negatives for a loss that takes all other studies of a batch for different. None: as patients have them.
 
     Raises:
         MedretError: If `out` holds something already, or cannot be written.
-        ValueError: If patients is not in 1..MAX_PATIENTS, or seed is negative.
+        ValueError: If patients is not in 1..MAX_PATIENTS, seed is negative, or combinations is out of range.
     """
     if not 1 <= patients <= MAX_PATIENTS or seed < 0:
         raise ValueError(f"{patients} patients with seed {seed}, expected 1 to {MAX_PATIENTS} patients and a seed of 0 or more")
@@ -114,10 +118,11 @@ def write_phantoms(out: Path, patients: int, seed: int, progress: Callable[[int]
     tables = _Tables()
     with whole_folder(out) as folder:
         for number in range(patients):
-            _write_patient(folder, draw_patient(seed, number), tables)
+            _write_patient(folder, draw_patient(seed, number, combinations), tables)
             if progress is not None:
                 progress(number + 1)
-        _write_side_files(folder, tables, patients, seed)
+        few = "" if combinations is None else f" and {combinations} combinations of findings"
+        _write_side_files(folder, tables, _README.format(seed=seed, patients=patients, combinations=few))
     return PhantomSummary(
         patients=patients,
         studies=len(tables.labels),
@@ -164,7 +169,7 @@ def _metadata(patient: PhantomPatient, study: PhantomStudy, image: PhantomImage)
     )
 
 
-def _write_side_files(folder: Path, tables: _Tables, patients: int, seed: int) -> None:
+def _write_side_files(folder: Path, tables: _Tables, readme: str) -> None:
     labels = _table(LABEL_COLUMNS, sorted(tables.labels))
     for name, content in (
         ("metadata", _table(METADATA_COLUMNS, sorted(tables.metadata, key=itemgetter(1, 2, 0)))),  # patient, study, film
@@ -176,7 +181,7 @@ def _write_side_files(folder: Path, tables: _Tables, patients: int, seed: int) -
     _put(folder, "boxes.csv", _table(BOX_COLUMNS, tables.boxes), tables)
     _put(folder, "IMAGE_FILENAMES", "".join(f"{path}\n" for path in sorted(tables.images)).encode(), tables)
     _put(folder, "LICENSE.txt", _LICENSE.encode(), tables)
-    _put(folder, "README", _README.format(seed=seed, patients=patients).encode(), tables)
+    _put(folder, "README", readme.encode(), tables)
     sums = "".join(f"{digest}  {path}\n" for path, digest in sorted(tables.hashes.items()))
     (folder / "SHA256SUMS.txt").write_bytes(sums.encode())
 

@@ -1,5 +1,6 @@
 """Who the phantoms are: patients, their anatomy, their studies and what is wrong with them in each."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -10,6 +11,7 @@ SIZES = ("small", "moderate", "large")
 SEVERITIES = ("mild", "moderate", "severe")
 ZONES = ("upper", "mid", "lower")
 DRAWN = ("Pleural Effusion", "Cardiomegaly", "Pneumothorax", "Lung Opacity", "Edema", "Atelectasis")  # beside Support Devices
+MAX_COMBINATIONS = 42  # of no more than three of them
 MAX_PATIENTS = 2_500_000  # four study numbers each, out of the ten million that MIMIC-CXR's numbering holds
 
 _STUDIES = (0.30, 0.45, 0.25)  # chances of 1, 2 and 3 studies
@@ -130,24 +132,43 @@ class PhantomPatient:
     studies: tuple[PhantomStudy, ...]
 
 
-def draw_patient(seed: int, number: int) -> PhantomPatient:
+def draw_patient(seed: int, number: int, combinations: int | None = None) -> PhantomPatient:
     """Make up patient `number` (from 0) of the corpus `seed`: the same whatever the number of patients.
 
+    Args:
+        seed: 0 or more.
+        number: 0 to MAX_PATIENTS - 1.
+        combinations: How many sets of findings occur, 1 to MAX_COMBINATIONS, each as often as any other: none, then
+            single findings, pairs and triples. All are certain, and nobody has a device. None: as patients have them.
+
     Raises:
-        ValueError: If number is not in 0..MAX_PATIENTS-1 or seed is negative.
+        ValueError: If number, seed or combinations is out of range.
     """
     if not 0 <= number < MAX_PATIENTS or seed < 0:
         raise ValueError(f"patient {number} of seed {seed}: expected patient 0 to {MAX_PATIENTS - 1} and a seed of 0 or more")
+    sets = None if combinations is None else _sets_of_findings(seed, combinations)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
     anatomy = _draw_anatomy(rng)
-    device = _draw_pacemaker(rng) if rng.random() < _PACEMAKER else None
+    device = _draw_pacemaker(rng) if sets is None and rng.random() < _PACEMAKER else None
     count = int(rng.choice(3, p=_STUDIES)) + 1
     studies: list[PhantomStudy] = []
     for _ in range(count):
-        studies.append(_draw_study(rng, seed, number, studies, device, alone=count == 1))
+        studies.append(_draw_study(rng, seed, number, studies, device, alone=count == 1, sets=sets))
     return PhantomPatient(
         subject_id=_scattered(10_000_000, seed, number), split=_SPLITS[number % len(_SPLITS)], anatomy=anatomy, studies=tuple(studies)
     )
+
+
+def _sets_of_findings(seed: int, count: int) -> list[tuple[str, ...]]:
+    """The first `count` sets of none, one, two and three findings; which of a size come first is up to the seed."""
+    if not 1 <= count <= MAX_COMBINATIONS:
+        raise ValueError(f"{count} combinations of findings, expected 1 to {MAX_COMBINATIONS}")
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(MAX_PATIENTS + 1,)))
+    sets: list[tuple[str, ...]] = []
+    for size in range(4):
+        of_size = list(itertools.combinations(DRAWN, size))
+        sets += [of_size[place] for place in rng.permutation(len(of_size))]
+    return sets[:count]
 
 
 def _scattered(base: int, seed: int, number: int) -> int:
@@ -176,12 +197,18 @@ def _draw_anatomy(rng: np.random.Generator) -> Anatomy:
 
 
 def _draw_study(
-    rng: np.random.Generator, seed: int, number: int, earlier: Sequence[PhantomStudy], device: PhantomFinding | None, alone: bool
+    rng: np.random.Generator,
+    seed: int,
+    number: int,
+    earlier: Sequence[PhantomStudy],
+    device: PhantomFinding | None,
+    alone: bool,
+    sets: Sequence[tuple[str, ...]] | None,
 ) -> PhantomStudy:
     before = earlier[-1] if earlier else None
     day = date(2110, 1, 1) + timedelta(days=int(rng.integers(30_000))) if before is None else before.day
-    findings, kept = _draw_findings(rng, before, _turn(seed, number + len(earlier)))
-    if device is None and rng.random() < _CENTRAL_LINE:
+    findings, kept = _draw_findings(rng, before, _turn(seed, number + len(earlier)), sets)
+    if sets is None and device is None and rng.random() < _CENTRAL_LINE:
         device = _draw_line(rng)
     views = ("PA", "AP") if alone or rng.random() < 0.35 else (("PA",) if rng.random() < 0.5 else ("AP",))
     return PhantomStudy(
@@ -203,12 +230,16 @@ def _turn(seed: int, place: int) -> str:
     return DRAWN[order[place]]
 
 
-def _draw_findings(rng: np.random.Generator, before: PhantomStudy | None, first: str) -> tuple[tuple[PhantomFinding, ...], frozenset[str]]:
-    """The same findings as before, larger or smaller, in two of five follow-ups; else new ones."""
+def _draw_findings(
+    rng: np.random.Generator, before: PhantomStudy | None, first: str, sets: Sequence[tuple[str, ...]] | None
+) -> tuple[tuple[PhantomFinding, ...], frozenset[str]]:
+    """The same findings as before, larger or smaller, in two of five follow-ups; else new ones, one of the sets if they are given."""
     if before is not None and rng.random() < 0.4:
         old = [finding for finding in before.findings if finding.name != "Support Devices" and finding.certain]
         again = tuple(_regrade(finding, rng) for finding in old)
         return again, frozenset(finding.name for finding, now in zip(old, again, strict=True) if now.size == finding.size)
+    if sets is not None:
+        return tuple(_draw_finding(rng, name) for name in sets[int(rng.integers(len(sets)))]), frozenset()
     others = rng.permutation([name for name in DRAWN if name != first])
     names = [first, *(str(name) for name in others)][: int(rng.choice(4, p=_COUNTS))]
     findings = [_draw_finding(rng, name) for name in names]
