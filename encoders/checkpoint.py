@@ -1,4 +1,8 @@
-"""Encoders on disk: safetensors, JSON and a tokenizer, under a fingerprint of all that defines an embedding."""
+"""Encoders on disk: safetensors, JSON and a tokenizer, under a fingerprint of all that defines an embedding.
+
+Continuous prompts lie beside the encoder under a digest of their own: no vector of an image or a text depends on
+them, so that an index stays valid when prompts are learned later for the same encoder.
+"""
 
 import hashlib
 import json
@@ -17,30 +21,49 @@ if TYPE_CHECKING:  # torch loads only where weights are touched: find_checkpoint
     from torch import Tensor
 
     from encoders.dual import DualEncoder, EncoderConfig
+    from encoders.prompt import ContextPrompts
     from encoders.tokens import Tokenizer
 
 FORMAT = "medret-encoder"
 VERSION = 1
+DTYPES = ("float32", "float16")
 _WEIGHTS, _CONFIG, _TOKENIZER = "model.safetensors", "encoder.json", "tokenizer.json"
+_CONTEXT = "prompts.context"
 
 
-def save_checkpoint(encoder: "DualEncoder", folder: Path, notes: Mapping[str, Any] | None = None) -> str:
+def save_checkpoint(
+    encoder: "DualEncoder",
+    folder: Path,
+    notes: Mapping[str, Any] | None = None,
+    *,
+    dtype: str = "float32",
+    files: Mapping[str, str] | None = None,
+) -> str:
     """Write an encoder to a folder that appears whole or not at all; an existing one is replaced.
 
     Args:
         encoder: On any device, in any mode.
         folder: Gets model.safetensors, encoder.json and tokenizer.json.
         notes: JSON values to keep with it: training configuration, metrics. Not part of the fingerprint.
+        dtype: "float32", or "float16" for half the space: the encoder that is loaded has the rounded weights, and
+            its fingerprint is theirs.
+        files: Further files by name, with their text, e.g. a model card.
 
     Returns:
-        The fingerprint.
+        The fingerprint of the encoder that will be loaded.
 
     Raises:
-        MedretError: If the disk is full or the place cannot be written.
+        MedretError: If the disk is full or the place cannot be written, or a weight is too large for float16.
+        ValueError: If dtype is another one, or a further file has the name of a checkpoint's own.
     """
     from encoders.huggingface import write_safetensors
 
-    weights = {name: _stored(tensor).contiguous() for name, tensor in _weights(encoder)}
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    texts = dict(files or {})
+    if taken := [name for name in texts if name in (_WEIGHTS, _CONFIG, _TOKENIZER) or Path(name).name != name]:
+        raise ValueError(f"files names {taken[0]!r}, expected plain names that no file of a checkpoint has")
+    weights = {name: _rounded(name, _stored(tensor), dtype).contiguous() for name, tensor in _weights(encoder)}
     mark = _fingerprint(weights, encoder.config, encoder.tokenizer)
     content = {
         "format": FORMAT,
@@ -49,7 +72,12 @@ def save_checkpoint(encoder: "DualEncoder", folder: Path, notes: Mapping[str, An
         "config": encoder.config.to_dict(),
         "notes": dict(notes or {}),
     }
+    if encoder.prompts is not None:
+        weights[_CONTEXT] = _stored(encoder.prompts.context).contiguous()  # small: never rounded
+        content["prompts"] = {"config": encoder.prompts.config.to_dict(), "digest": _prompt_digest(encoder.prompts, mark)}
     with whole_folder(folder) as beside:
+        for name, text in texts.items():
+            (beside / name).write_text(text, encoding="utf-8")
         write_safetensors(weights, beside / _WEIGHTS)
         (beside / _CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (beside / _TOKENIZER).write_text(encoder.tokenizer.definition, encoding="utf-8")
@@ -68,6 +96,7 @@ def load_checkpoint(folder: Path, device: "str | torch.device" = "cpu") -> "Dual
 
     content = _read_config(folder)
     weights = read_safetensors(folder / _WEIGHTS)
+    context = weights.pop(_CONTEXT, None)
     tokenizer = Tokenizer.load(folder / _TOKENIZER)
     try:
         config = EncoderConfig.from_dict(content["config"])
@@ -80,7 +109,23 @@ def load_checkpoint(folder: Path, device: "str | torch.device" = "cpu") -> "Dual
             f"{folder}: weights, tokenizer and settings are those of encoder {found}, but {_CONFIG} names {content['fingerprint']}. "
             "A file was changed or damaged; copy the checkpoint again."
         )
-    return _assemble(config, tokenizer, weights, str(folder)).to(device).eval()
+    encoder = _assemble(config, tokenizer, weights, str(folder))
+    _add_prompts(encoder, content.get("prompts"), context, found, folder)
+    return encoder.to(device).eval()
+
+
+def default_checkpoint() -> Path:
+    """The encoder that this installation brings along.
+
+    Raises:
+        MedretError: If it brings none.
+    """
+    folder = Path(__file__).parent / "pretrained"
+    if not (folder / _CONFIG).is_file():
+        raise MedretError(
+            f"{folder}: this installation brings no encoder along. Train one (medret train CORPUS --out RUN) and name it: --encoder RUN"
+        )
+    return folder
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -145,6 +190,15 @@ def _weights(encoder: "DualEncoder") -> Iterator[tuple[str, "Tensor"]]:
 
 
 def _fingerprint(weights: Mapping[str, "Tensor"], config: "EncoderConfig", tokenizer: "Tokenizer") -> str:
+    return _digest(weights, json.dumps(config.to_dict(), sort_keys=True), tokenizer.definition)
+
+
+def _prompt_digest(prompts: "ContextPrompts", mark: str) -> str:
+    """16 hexadecimal digits over the prompts of the encoder with fingerprint `mark`."""
+    return _digest({_CONTEXT: prompts.context}, json.dumps(prompts.config.to_dict(), sort_keys=True), mark)
+
+
+def _digest(weights: Mapping[str, "Tensor"], *texts: str) -> str:
     import torch
 
     digest = hashlib.sha256()
@@ -152,8 +206,8 @@ def _fingerprint(weights: Mapping[str, "Tensor"], config: "EncoderConfig", token
         tensor = _stored(weights[name])
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    digest.update(json.dumps(config.to_dict(), sort_keys=True).encode())
-    digest.update(tokenizer.definition.encode())
+    for text in texts:
+        digest.update(text.encode())
     return digest.hexdigest()[:16]
 
 
@@ -161,6 +215,15 @@ def _stored(tensor: "Tensor") -> "Tensor":
     """As a checkpoint holds it, whatever it was trained or run in: float32 (or an integer), on the CPU."""
     tensor = tensor.detach().cpu()
     return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _rounded(name: str, tensor: "Tensor", dtype: str) -> "Tensor":
+    if dtype == "float32" or not tensor.is_floating_point():
+        return tensor
+    half = tensor.half()
+    if not half.isfinite().all():
+        raise MedretError(f"{name}: a weight of {tensor.abs().max():.3g}, expected at most 65504 for float16. Save in float32.")
+    return half
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -188,3 +251,20 @@ def _assemble(config: "EncoderConfig", tokenizer: "Tokenizer", weights: Mapping[
     encoder.image_head.load_state_dict(parts["image_head"])
     encoder.text_head.load_state_dict(parts["text_head"])
     return encoder
+
+
+def _add_prompts(encoder: "DualEncoder", stated: Any, context: "Tensor | None", mark: str, folder: Path) -> None:
+    """Give an encoder the prompts that were stored with it, if any, verified against their digest."""
+    if stated is None and context is None:
+        return
+    from encoders.prompt import PromptConfig
+
+    damaged = f"{folder}: its prompts were changed or damaged. Copy the checkpoint again, or learn them again."
+    try:
+        encoder.add_prompts(PromptConfig.from_dict(stated["config"]))
+        assert encoder.prompts is not None
+        encoder.prompts.load_state_dict({"context": context})
+        if _prompt_digest(encoder.prompts, mark) != stated["digest"]:
+            raise MedretError(damaged)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise MedretError(damaged) from error

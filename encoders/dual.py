@@ -1,7 +1,7 @@
 """DualEncoder: images and texts into one space of unit vectors."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +12,12 @@ from torch.nn import functional as F
 from encoders.errors import MedretError
 from encoders.image import ImageBackbone, choose_image
 from encoders.preprocess import Fit, Preprocessing
+from encoders.prompt import ContextPrompts, PromptConfig
 from encoders.text import TEXT_PRESETS, TextBackbone, choose_text
 from encoders.tokens import Tokenizer, learn_tokenizer
 
 HEADS = ("nonlinear", "linear")
+LEARN = ("all", "prompts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,7 @@ class DualEncoder(nn.Module):
         self.text = text
         self.image_head = _head(config.head, image.width, config.dimension)
         self.text_head = _head(config.head, text.width, config.dimension)
+        self.prompts: ContextPrompts | None = None
         self.running_batchnorm = False
 
     @property
@@ -137,6 +140,42 @@ class DualEncoder(nn.Module):
         features = self.text(batch.ids.to(self.device, non_blocking=True), batch.mask.to(self.device, non_blocking=True))
         return _encoded(features, self.text_head)
 
+    def add_prompts(self, config: PromptConfig, seed: int = 0) -> None:
+        """Give the labels continuous prompts, new ones in place of any that are there.
+
+        Args:
+            config: The labels and the form of their prompts; `words` decide their length.
+            seed: Of a random context.
+
+        Raises:
+            MedretError: If a prompt is longer than the encoder reads.
+        """
+        words = self.tokenizer.pieces(config.words, after_word=config.position == "front")
+        if words:
+            config = replace(config, length=len(words))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            prompts = ContextPrompts(config, self.tokenizer, self.text.embedding_width, self.config.max_tokens)
+        self.prompts = prompts.to(self.device)
+        if words:
+            self.prompts.say(self.text.embed(torch.tensor(words, device=self.device)))
+
+    def encode_labels(self, names: Sequence[str]) -> Encoded:
+        """Encode labels through their continuous prompts; gradients flow unless the caller forbids them.
+
+        Raises:
+            MedretError: If the encoder has no prompts, or none for one of the labels.
+            ValueError: If there is no label.
+        """
+        if isinstance(names, str) or not names:
+            raise ValueError("names is one string or empty, expected a sequence of labels")
+        if self.prompts is None:
+            raise MedretError(
+                "the encoder has no learned prompts for labels. Ask with a text, or train prompts (objective umcl, prompts continuous)."
+            )
+        vectors, mask = self.prompts(self.prompts.rows(names), self.text.embed)
+        return _encoded(self.text.forward_embedded(vectors, mask), self.text_head)
+
     def is_cut(self, texts: Sequence[str]) -> list[bool]:
         """For each text whether it is longer than the encoder reads."""
         cut: list[bool] = self.tokenizer(texts, self.config.max_tokens).cut.tolist()
@@ -183,7 +222,8 @@ def build_encoder(
         dimension: D of the joint space; None for 512, or 128 with the preset "tiny".
         head: "nonlinear", W2 relu(W1 ·) with a hidden layer as wide as its input, as ConVIRT has it; or "linear".
         image_pooling: "mean", "cls" or "pooler", as far as the kind has it; None for its default.
-        text_pooling: "max" (the default, as ConVIRT has it), "mean" or "cls", over the real tokens.
+        text_pooling: "max" (the default, as ConVIRT has it), "mean" or "cls", over the real tokens; or "layers", the mean
+            of the first, second and last layer, as MedCLIP has it.
         max_tokens: Longer texts are cut; at most what the text encoder has positions for.
         vocabulary_size: Of a learned vocabulary, at most.
         seed: The same seed gives the same weights, whatever was drawn before.
@@ -218,7 +258,7 @@ def build_encoder(
         return DualEncoder(config, tokenizer, image_part, text_part).train()
 
 
-def freeze(encoder: DualEncoder, text_layers: int | None = None, image_stages: int | None = None) -> None:
+def freeze(encoder: DualEncoder, text_layers: int | None = None, image_stages: int | None = None, *, learn: str = "all") -> None:
     """Choose what a training may change: the given parts are frozen, all else is trainable.
 
     Args:
@@ -226,15 +266,24 @@ def freeze(encoder: DualEncoder, text_layers: int | None = None, image_stages: i
         text_layers: Freeze the text embeddings and this many layers (ConVIRT: 6 of 12); None freezes nothing.
         image_stages: Freeze the stem and this many stages (a vit: layers); None freezes nothing.
             A number that names all layers freezes the whole backbone with its last norm.
+        learn: "prompts" freezes everything but the continuous prompts, as CoOp has it; "all" nothing more.
 
     Raises:
-        MedretError: If there are fewer layers or stages than that.
+        MedretError: If there are fewer layers or stages than that, or no prompts to learn.
+        ValueError: If learn is something else.
     """
+    if learn not in LEARN:
+        raise ValueError(f"learn is {learn!r}, expected one of {', '.join(LEARN)}")
     encoder.requires_grad_(True)
     if text_layers is not None:
         _freeze("text layers", encoder.text.model, [[layer] for layer in encoder.text.layers()], text_layers)
     if image_stages is not None:
         _freeze("image stages", encoder.image.model, encoder.image.stages(), image_stages)
+    if learn == "prompts":
+        if encoder.prompts is None:
+            raise MedretError("learning prompts: the encoder has none. Add continuous prompts, or learn all.")
+        encoder.requires_grad_(False)
+        encoder.prompts.requires_grad_(True)
     encoder.train(encoder.training)
 
 

@@ -11,7 +11,7 @@ from encoders.errors import MedretError
 from encoders.huggingface import TEXT_FAMILIES, complete_config, fill_model, first_list, make_model, published_weights, read_folder
 from encoders.tokens import Tokenizer, load_pretrained_tokenizer
 
-TEXT_POOLINGS = ("max", "mean", "cls")
+TEXT_POOLINGS = ("max", "mean", "cls", "layers")
 _TINY = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
 TEXT_PRESETS: dict[str, tuple[str, Mapping[str, Any]]] = {"tiny": ("bert", _TINY), "bert-base": ("bert", {})}
 
@@ -37,11 +37,18 @@ class TextBackbone(nn.Module):
             raise MedretError(f"text pooling is {self.pooling!r}, expected one of {', '.join(TEXT_POOLINGS)}.")
         config = settings["config"]
         self.model: Any = make_model(self.kind, config) if weights is None else fill_model(self.kind, config, weights, where)
+        if self.pooling == "layers" and len(self.layers()) < 2:
+            raise MedretError(f"{where}: text pooling is 'layers', but there is 1 layer, expected 2 or more. Choose max or mean.")
 
     @property
     def width(self) -> int:
         """F, of the features."""
         return int(self.model.config.hidden_size)
+
+    @property
+    def embedding_width(self) -> int:
+        """H, of the word embeddings, which differs from F in some electras."""
+        return int(self.model.get_input_embeddings().embedding_dim)
 
     @property
     def positions(self) -> int:
@@ -61,12 +68,29 @@ class TextBackbone(nn.Module):
 
         Args:
             ids: (B, T) int64.
-            mask: (B, T) int64, 1 for a real token; each row has one.
+            mask: (B, T) int64, 1 for a real token; each row has one, and they come first.
 
         Returns:
             (B, F) float32.
         """
-        hidden = _single(self.model(input_ids=ids, attention_mask=mask).last_hidden_state)  # (B, T, F)
+        return self._encode(mask, input_ids=ids)
+
+    def forward_embedded(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        """The same from word embeddings, (B, T, H) as `embed` gives them, in place of token ids."""
+        return self._encode(mask, inputs_embeds=vectors)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Word embeddings alone, before positions and token types are added: (..., T) int64 → (..., T, H)."""
+        vectors: Tensor = self.model.get_input_embeddings()(ids)
+        return vectors
+
+    def _encode(self, mask: Tensor, **tokens: Tensor) -> Tensor:
+        output = self.model(**tokens, attention_mask=mask, output_hidden_states=self.pooling == "layers")
+        if self.pooling == "layers":  # MedCLIP, Wang et al., EMNLP 2022; but its released code averages the padding in
+            states = output.hidden_states  # the embeddings, then the output of each layer
+            hidden: Tensor = (_single(states[1]) + _single(states[2]) + _single(states[-1])) / 3  # (B, T, F)
+        else:
+            hidden = _single(output.last_hidden_state)
         if self.pooling == "cls":
             return hidden[:, 0]
         real = mask.unsqueeze(-1).bool()  # (B, T, 1)

@@ -13,6 +13,7 @@ from encoders.json_object import read_json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _PADDING_NAMES = ("[PAD]", "<pad>")
+_WORD = "a"  # any word
 
 
 class TokenBatch(NamedTuple):
@@ -58,6 +59,30 @@ class Tokenizer:
     def largest_id(self) -> int:
         """The largest token id; an embedding table needs more rows than this."""
         return int(max(self._tokens.get_vocab(with_added_tokens=True).values()))
+
+    @property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The special ids that stand before and after every text."""
+        ids, special = self._encode_uncut(_WORD, framed=True)
+        first = special.index(0)
+        return ids[:first], ids[first + special[first:].index(1) :] if 1 in special[first:] else []
+
+    def pieces(self, text: str, after_word: bool = False) -> list[int]:
+        """The ids of a text of any length without special ones, as at the beginning of a text or after another word.
+
+        A byte-level tokenizer, such as RoBERTa's, has one id for each of these; for WordPiece they are the same.
+        """
+        if not after_word:
+            return self._encode_uncut(text)[0]
+        before = len(self._encode_uncut(_WORD)[0])
+        return self._encode_uncut(f"{_WORD} {text}")[0][before:]
+
+    def _encode_uncut(self, text: str, framed: bool = False) -> tuple[list[int], list[int]]:
+        """Ids, and 1 where one is special."""
+        self._tokens.no_truncation()
+        self._max_tokens = None  # the next batch sets its limit again
+        encoding = self._tokens.encode(text, add_special_tokens=framed)
+        return list(encoding.ids), list(encoding.special_tokens_mask)
 
     def __call__(self, texts: Sequence[str], max_tokens: int) -> TokenBatch:
         """Turn texts into padded ids; a text beyond `max_tokens` is cut and says so.

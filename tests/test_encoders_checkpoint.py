@@ -13,7 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from encoders.checkpoint import find_checkpoint, fingerprint, load_checkpoint, read_fingerprint, read_notes, save_checkpoint
+from encoders.checkpoint import (
+    copy_checkpoint,
+    default_checkpoint,
+    find_checkpoint,
+    fingerprint,
+    load_checkpoint,
+    read_fingerprint,
+    read_notes,
+    save_checkpoint,
+)
 from encoders.dual import DualEncoder, build_encoder
 from encoders.errors import MedretError
 from encoders.preprocess import Preprocessing
@@ -157,6 +166,46 @@ def test_an_encoder_in_half_precision_is_stored_in_float32(tmp_path):
     assert fingerprint(load_checkpoint(tmp_path / "encoder")) == mark == fingerprint(half)
 
 
+def test_an_encoder_stored_in_float16_is_the_rounded_one(tmp_path):
+    """Half the space; its vectors and fingerprint are those of the encoder with rounded weights."""
+    encoder = build_encoder("tiny", "tiny", REPORTS, **SMALL).eval()
+    mark = save_checkpoint(encoder, tmp_path / "half", dtype="float16")
+    whole = save_checkpoint(encoder, tmp_path / "whole")
+
+    for tensor in encoder.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.half())
+
+    loaded = load_checkpoint(tmp_path / "half")
+    assert same(loaded, encoder)
+    assert fingerprint(loaded) == fingerprint(encoder) == mark == read_fingerprint(tmp_path / "half") != whole
+    half, full = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("half", "whole"))
+    assert half < 0.51 * full
+
+
+def test_a_weight_that_float16_cannot_hold_is_refused_by_name(tmp_path):
+    encoder = build_encoder("tiny", "tiny", REPORTS, **SMALL)
+    encoder.image_head[0].weight.data[0, 0] = 1e5
+
+    with pytest.raises(MedretError, match=r"image_head\.0\.weight: a weight of 1e\+05"):
+        save_checkpoint(encoder, tmp_path / "encoder", dtype="float16")
+    assert not (tmp_path / "encoder").exists()
+
+
+def test_further_files_come_with_the_checkpoint_and_are_copied_with_it(encoder, tmp_path):
+    save_checkpoint(encoder, tmp_path / "encoder", files={"MODEL_CARD.md": "# Häufigkeit\n"})
+    copy_checkpoint(tmp_path / "encoder", tmp_path / "copy")
+
+    assert (tmp_path / "copy" / "MODEL_CARD.md").read_text(encoding="utf-8") == "# Häufigkeit\n"
+    assert same(load_checkpoint(tmp_path / "copy"), encoder)
+
+
+@pytest.mark.parametrize("wrong", [{"dtype": "bfloat16"}, {"files": {"encoder.json": ""}}, {"files": {"../card.md": ""}}])
+def test_a_checkpoint_of_another_form_is_a_wrong_call(encoder, tmp_path, wrong):
+    with pytest.raises(ValueError, match="expected"):
+        save_checkpoint(encoder, tmp_path / "encoder", **wrong)
+
+
 def change_weight(folder):
     weights = load_file(folder / "model.safetensors")
     weights["image_head.0.weight"][0, 0] += 1e-3
@@ -253,6 +302,16 @@ def test_a_path_without_an_encoder_says_what_is_there(tmp_path, name, found):
 
     with pytest.raises(MedretError, match=f"{name}: {found}, expected an encoder"):
         find_checkpoint(tmp_path / name)
+
+
+def test_the_encoder_that_an_installation_brings_along_lies_in_its_package(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr("encoders.checkpoint.__file__", str(tmp_path / "checkpoint.py"))
+    with pytest.raises(MedretError, match=r"brings no encoder along.*medret train"):
+        default_checkpoint()
+
+    save_checkpoint(encoder, tmp_path / "pretrained")
+
+    assert default_checkpoint() == tmp_path / "pretrained"
 
 
 def test_reading_a_fingerprint_loads_no_torch(folder):

@@ -31,10 +31,10 @@ IDS = torch.tensor([[2, 8, 9, 3, 0, 0], [2, 10, 11, 12, 13, 3]])
 MASK = (IDS != 0).long()
 
 
-def write_folder(folder, kind="bert"):
+def write_folder(folder, kind="bert", **changes):
     torch.manual_seed(0)
     family = TEXT_FAMILIES[kind]
-    model = family.model_class(family.make_config(SMALL[kind])).eval()
+    model = family.model_class(family.make_config({**SMALL[kind], **changes})).eval()
     for tensor in model.state_dict().values():
         if tensor.is_floating_point() and tensor.ndim == 1:
             tensor.uniform_(0.5, 1.5)
@@ -74,6 +74,28 @@ def test_pooling_sees_real_tokens_only(tmp_path, pooling, reduce):
     alone = theirs(input_ids=IDS[:1, :4]).last_hidden_state[0]
     whole = theirs(input_ids=IDS[1:]).last_hidden_state[0]
     torch.testing.assert_close(features, torch.stack([reduce(alone), reduce(whole)]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_pooling_layers_is_the_mean_of_the_first_second_and_last_over_real_tokens(tmp_path, kind):
+    """MedCLIP: mean over tokens of the mean of hidden states 1, 2 and last; here without the padding."""
+    layers = {"n_layers": 3} if kind == "distilbert" else {"num_hidden_layers": 3}
+    theirs = write_folder(tmp_path, kind, **layers)
+
+    features = load(tmp_path, "layers")(IDS, MASK)
+
+    for row, ids in enumerate([IDS[:1, :4], IDS[1:]]):
+        states = theirs(input_ids=ids, output_hidden_states=True).hidden_states
+        assert len(states) == 4
+        expected = (states[1] + states[2] + states[3])[0].mean(dim=0) / 3
+        torch.testing.assert_close(features[row], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_pooling_layers_needs_two_layers(tmp_path):
+    write_folder(tmp_path, num_hidden_layers=1)
+
+    with pytest.raises(MedretError, match="there is 1 layer, expected 2 or more"):
+        load(tmp_path, "layers")
 
 
 def prefixed(weights):
