@@ -38,9 +38,12 @@ app = typer.Typer(
 Benchmark = Literal["label-precision", "report-recall", "chexpert-8x200"]
 Format = Literal["table", "json", "html"]
 Vector = Literal["joint", "features"]
-CorpusPath = Annotated[Path, typer.Argument(help="A corpus folder (MIMIC-CXR-JPG, CheXpert, OpenI, DICOM) or a table of images and texts.")]
+CorpusPath = Annotated[
+    Path, typer.Argument(help="A corpus folder (MIMIC-CXR-JPG, CheXpert, OpenI, DICOM, plain JPEG or PNG) or a table of images and texts.")
+]
 CorpusFormat = Annotated[
-    str | None, typer.Option("--format", help="mimic-cxr-jpg, chexpert, openi, dicom or table; recognised from the folder when not given.")
+    str | None,
+    typer.Option("--format", help="mimic-cxr-jpg, chexpert, openi, table, dicom or images; recognised from the folder when not given."),
 ]
 Reports = Annotated[Path | None, typer.Option(help="Where MIMIC's reports lie, if not beside the images: a folder or the sectioned CSV.")]
 Columns = Annotated[list[str] | None, typer.Option("--column", help="For tables: NAME=COLUMN, e.g. --column patient=subject; repeatable.")]

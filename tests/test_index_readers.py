@@ -43,6 +43,20 @@ def test_a_dicom_tree_is_recognised_by_the_mark_of_its_files(tmp_path):
     assert open_corpus(tmp_path).format == "dicom"
 
 
+def test_a_folder_of_films_alone_is_recognised_when_nothing_else_fits(tmp_path):
+    write(tmp_path, {"a.jpg": "", "notes.txt": ""})
+
+    corpus = open_corpus(tmp_path)
+
+    assert (corpus.format, corpus.recognised, corpus.findings) == ("images", True, ())
+    assert [record.id for record in corpus.records()] == ["a"]
+
+
+@pytest.mark.parametrize(("files", "format"), [(MIMIC, "mimic-cxr-jpg"), (CHEXPERT, "chexpert"), (OPENI, "openi"), (TABLE, "table")])
+def test_films_beside_what_describes_them_are_no_folder_of_films_alone(tmp_path, files, format):
+    assert open_corpus(write(tmp_path, files | {"a.png": ""})).format == format
+
+
 def test_a_table_can_be_a_file(tmp_path):
     corpus = open_corpus(write(tmp_path, TABLE) / "films.csv")
 
@@ -95,8 +109,16 @@ def test_a_folder_of_several_tables_asks_to_name_one(tmp_path):
         open_corpus(tmp_path)
 
 
+def test_films_beside_several_tables_are_not_taken_without_their_labels(tmp_path):
+    write(tmp_path, TABLE | {"more.csv": "path\nb.png\n", "a.png": ""})
+
+    with pytest.raises(MedretError, match="holds 2 tables"):
+        open_corpus(tmp_path)
+    assert [record.id for record in open_corpus(tmp_path, "images").records()] == ["a"]
+
+
 def test_an_unknown_format_lists_the_known_ones(tmp_path):
-    with pytest.raises(MedretError, match=r"'mimic' is no corpus format.*mimic-cxr-jpg, chexpert, openi, table, dicom"):
+    with pytest.raises(MedretError, match=r"'mimic' is no corpus format.*mimic-cxr-jpg, chexpert, openi, table, dicom, images"):
         open_corpus(tmp_path, "mimic")
 
 

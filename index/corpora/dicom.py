@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from encoders.dicom_pixels import is_dicom
 from encoders.errors import MedretError
 from index.corpora.record import Record, Tally
+from index.corpora.tree import walk_files
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -46,7 +47,7 @@ def recognises_dicom(root: Path) -> bool:
     """Whether one of the first 200 files of the folder tree bears the DICOM mark at byte 128."""
     if not root.is_dir():
         return False
-    return any(_first_bytes(path)[128:132] == b"DICM" for path in islice(_walk(root, Tally()), _PEEK))
+    return any(_first_bytes(path)[128:132] == b"DICM" for path in islice(walk_files(root, Tally()), _PEEK))
 
 
 def findings_dicom(root: Path) -> tuple[str, ...]:
@@ -76,7 +77,7 @@ def read_dicom(root: Path, tally: Tally) -> Iterator[Record]:
         raise MedretError(f"{root}: {_INSTALL}") from error
     root = root.absolute()
     seen: set[str] = set()
-    for path in _walk(root, tally):
+    for path in walk_files(root, tally):
         relative = path.relative_to(root).as_posix()
         try:
             with pydicom.config.disable_value_validation():  # its warnings would put header values on the screen
@@ -90,29 +91,6 @@ def read_dicom(root: Path, tally: Tally) -> Iterator[Record]:
         for fault in faults:
             tally.fault(fault, record.id)
         yield record
-
-
-def _walk(root: Path, tally: Tally) -> Iterator[Path]:
-    """Yield the files of a tree in the order of their names; a folder met again through a link is left out."""
-    seen: set[tuple[int, int]] = set()
-    waiting = [root]
-    while waiting:
-        path = waiting.pop()
-        relative = path.relative_to(root).as_posix()
-        try:
-            if path.is_dir():
-                status = path.stat()
-                if (status.st_dev, status.st_ino) in seen:
-                    tally.leave_out("folder met before through a link", relative)
-                    continue
-                seen.add((status.st_dev, status.st_ino))
-                waiting.extend(sorted(path.iterdir(), reverse=True))
-            elif path.is_file():
-                yield path
-            else:  # a pipe or a device would block whoever opens it
-                tally.leave_out("broken link or no regular file", relative)
-        except OSError:
-            tally.leave_out("folder cannot be read", relative)
 
 
 def _first_bytes(path: Path) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 from encoders.errors import MedretError
 from index.corpora.record import Record, Tally
 
-FORMATS = ("mimic-cxr-jpg", "chexpert", "openi", "table", "dicom")  # as tried: a table may name DICOM files, and knows more
+FORMATS = ("mimic-cxr-jpg", "chexpert", "openi", "table", "dicom", "images")  # as tried: what knows more of its films comes first
 
 _MARKS = {  # what each format is recognised by, for the message when none is
     "mimic-cxr-jpg": "mimic-cxr-2.0.0-metadata.csv(.gz)",
@@ -17,6 +17,7 @@ _MARKS = {  # what each format is recognised by, for the message when none is
     "openi": "indiana_reports.csv and indiana_projections.csv",
     "dicom": "DICOM files",
     "table": "a .csv, .parquet or .jsonl file",
+    "images": "JPEG or PNG files",
 }
 
 
@@ -103,12 +104,12 @@ def open_corpus(
 def _recognise(path: Path) -> str:
     try:
         for name in FORMATS:
+            if name == "images" and path.is_dir():
+                _refuse_several_tables(path)  # one of them may hold the films' labels
             if _reader(name).recognises(path):
                 return name
     except OSError as error:
         raise MedretError(f"{path}: cannot be read ({error.strerror or error}). Check its permissions.") from error
-    if path.is_dir():
-        _refuse_several_tables(path)
     looked_for = "; ".join(f"{name}: {mark}" for name, mark in _MARKS.items())
     kind = "folder" if path.is_dir() else "file"
     raise MedretError(f"{path}: this {kind} is none of the known corpora (looked for {looked_for}). Check the path, or name --format.")
@@ -148,4 +149,8 @@ def _reader(name: str) -> _Reader:
         from index.corpora.table import findings_table, read_table, recognises_table
 
         return _Reader(recognises_table, read_table, findings_table, frozenset({"columns"}))
+    if name == "images":
+        from index.corpora.images import findings_images, read_images, recognises_images
+
+        return _Reader(recognises_images, read_images, findings_images, frozenset())
     raise ValueError(f"'{name}' is no corpus format, expected one of {FORMATS}")
