@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from double_encoder import FILMS, TEXTS, SoftTargets, chunks_of, double_encoder, gradients, seed_chunk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -13,52 +14,7 @@ from torch import Tensor, nn
 from encoders.dual import DualEncoder, build_encoder, set_batchnorm
 from train.gradients import backward_in_chunks
 
-WORDS = ("effusion", "left", "right", "no", "small", "large", "pneumothorax", "heart", "enlarged", "edema")
-TEXTS = [" ".join(WORDS[(number * step) % 10] for step in range(1, 3 + number % 5)) for number in range(1, 10)]  # 9, of 2 to 6 words
-FILMS = torch.randint(0, 256, (7, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 SPLITS = [(7, 9), (3, 9), (7, 4), (2, 4), (1, 1), (5, 8)]  # rows of a chunk; 7 films and 9 texts leave uneven rests
-
-
-def double_encoder(*, running: bool = True, dropout: bool = False) -> DualEncoder:
-    """A tiny encoder in float64, in training mode unless it shall not drop anything."""
-    encoder = build_encoder("tiny", "tiny", TEXTS, size=32, dimension=8).double()
-    encoder.image.register_forward_pre_hook(lambda module, pixels: (pixels[0].double(),))  # preprocessing gives float32
-    set_batchnorm(encoder, running)
-    encoder.text.train(dropout)
-    return encoder
-
-
-class SoftTargets(nn.Module):
-    """Cross-entropy of 7 images and 9 texts against soft targets, with a parameter of its own: the temperature."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(1.5, dtype=torch.float64))
-
-    def forward(self, images: Tensor, texts: Tensor) -> Tensor:
-        targets = torch.sin(torch.arange(len(images) * len(texts), device=images.device)).view(len(images), len(texts))
-        logits = images @ texts.T * self.log_scale.exp()
-        forth = F.cross_entropy(logits, targets.softmax(1).to(logits.dtype))
-        return forth + F.cross_entropy(logits.T, targets.T.softmax(1).to(logits.dtype))
-
-
-def chunks_of(encoder: DualEncoder, image_rows: int, text_rows: int) -> tuple[list[Callable[[], Tensor]], list[Callable[[], Tensor]]]:
-    images = [functools.partial(lambda part: encoder.encode_images(part).joint, part) for part in FILMS.split(image_rows)]
-    parts = [TEXTS[first : first + text_rows] for first in range(0, len(TEXTS), text_rows)]
-    return images, [functools.partial(lambda part: encoder.encode_texts(part).joint, part) for part in parts]
-
-
-def gradients(*modules: nn.Module) -> dict[str, Tensor]:
-    return {
-        f"{place} {name}": parameter.grad
-        for place, module in enumerate(modules)
-        for name, parameter in module.named_parameters()
-        if parameter.grad is not None
-    }
-
-
-def seed(side: str, row: int) -> None:
-    torch.manual_seed(1000 * row + len(side))
 
 
 @pytest.mark.parametrize(("image_rows", "text_rows"), SPLITS)
@@ -88,16 +44,16 @@ def test_dropout_is_the_same_when_a_chunk_is_encoded_again(image_rows, text_rows
     for side, chunks in zip(("image", "text"), chunks_of(plain, image_rows, text_rows), strict=True):
         encoded: list[Tensor] = []
         for chunk in chunks:
-            seed(side, sum(map(len, encoded)))
+            seed_chunk(side, sum(map(len, encoded)))
             encoded.append(chunk())
         vectors.append(torch.cat(encoded))
     objective(*vectors).backward()
     encoder = double_encoder(dropout=True)
 
-    loss = backward_in_chunks(*chunks_of(encoder, image_rows, text_rows), SoftTargets(), seed=seed)
+    loss = backward_in_chunks(*chunks_of(encoder, image_rows, text_rows), SoftTargets(), seed=seed_chunk)
 
     torch.testing.assert_close(gradients(encoder), gradients(plain), rtol=1e-9, atol=1e-13)
-    undropped = backward_in_chunks(*chunks_of(double_encoder(), image_rows, text_rows), SoftTargets(), seed=seed)
+    undropped = backward_in_chunks(*chunks_of(double_encoder(), image_rows, text_rows), SoftTargets(), seed=seed_chunk)
     assert abs(loss - undropped) > 1e-6  # else the test would hold without dropout
 
 
@@ -273,7 +229,7 @@ def test_chunks_on_cuda_in_bfloat16_give_nearly_the_gradients_of_the_whole_batch
                 return chunk()
 
         sides = [[functools.partial(in_bfloat16, chunk) for chunk in side] for side in (images, texts)]
-        backward_in_chunks(*sides, SoftTargets().cuda(), seed=seed)
+        backward_in_chunks(*sides, SoftTargets().cuda(), seed=seed_chunk)
         found.append(torch.cat([gradient.flatten() for gradient in gradients(encoder).values()]))
 
     assert F.cosine_similarity(*found, dim=0) > 0.999

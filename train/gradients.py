@@ -81,7 +81,7 @@ class _Side:
         with torch.set_grad_enabled(len(self.chunks) == 1):
             for chunk in self.chunks:
                 self.vectors.append(self.evaluate(chunk, self.first + self.rows))
-        torch.clear_autocast_cache()  # of weights cast without a graph, if the caller is under autocast
+        torch.clear_autocast_cache()  # of weights cast without a graph: older versions of torch would take them again
 
     def evaluate(self, chunk: Encode, row: int) -> Tensor:
         if self.seed is not None:
