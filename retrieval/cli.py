@@ -60,7 +60,11 @@ Vectors = Annotated[str, typer.Option(help="joint, features (the encoder's outpu
 Units = Annotated[str, typer.Option("--text-unit", help="report, sentence, or report,sentence.")]
 KeyFile = Annotated[Path | None, typer.Option(help="Replace patient, study and file ids by hashes keyed with this file.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images or texts in a forward pass.")]
+DefaultEncoder = Annotated[
+    Path | None, typer.Option("--encoder", help="A checkpoint or training run; MEDRET_ENCODER's, else medret's own, when not given.")
+]
 INDEX = Path("medret-index")
+ENCODER = "MEDRET_ENCODER"  # in the environment: the checkpoint or run that stands for the default encoder
 DEBUG = "MEDRET_DEBUG"  # set in the environment, it lets tracebacks through
 _FLAGS = {"directions": "direction", "ks": "k", "splits": "split", "views": "view"}  # parameter to flag, where they differ
 
@@ -163,8 +167,8 @@ def train(
 @app.command()
 def encode(
     path: CorpusPath,
-    encoder: Annotated[Path, typer.Option(help="A checkpoint, or the folder of a training run (its best).")],
     out: Annotated[Path, typer.Option(help="Shards folder; run again to go on where a run was stopped.")],
+    encoder: DefaultEncoder = None,
     vectors: Vectors = "joint",
     text_unit: Units = "report",
     split: Splits = None,
@@ -179,14 +183,14 @@ def encode(
 ) -> None:
     """Encode the images and reports of a corpus into Arrow shards."""
     options = _encode_options(vectors, text_unit, split, pseudonymise, dtype, batch_size)
-    print(_encode(_open_corpus(path, format, reports, column, labels), encoder, out, options, device))
+    print(_encode(_open_corpus(path, format, reports, column, labels), encoder or _default_encoder(), out, options, device))
 
 
 @app.command("build-index")
 def build_index(
-    source: Annotated[Path, typer.Argument(help="A shards folder, or a corpus together with --encoder.")],
+    source: Annotated[Path, typer.Argument(help="A corpus, or a shards folder made by 'medret encode'.")],
     out: Annotated[Path, typer.Option(envvar="MEDRET_INDEX", help="Index folder.")] = INDEX,
-    encoder: Annotated[Path | None, typer.Option(help="A checkpoint or training run; needed for a corpus.")] = None,
+    encoder: DefaultEncoder = None,
     kind: Annotated[str, typer.Option(help="flat: exact.")] = "flat",
     vectors: Vectors = "joint",
     text_unit: Units = "report",
@@ -207,11 +211,9 @@ def build_index(
 
     shards = source
     if not holds_shards(source):
-        if encoder is None:
-            raise MedretError(f"{source}: is no shards folder; for a corpus name the encoder: medret build-index {source} --encoder RUN")
         options = _encode_options(vectors, text_unit, split, pseudonymise, dtype, batch_size)
         shards = out / "shards"
-        print(_encode(_open_corpus(source, format, reports, column, labels), encoder, shards, options, device))
+        print(_encode(_open_corpus(source, format, reports, column, labels), encoder or _default_encoder(), shards, options, device))
     print(render_index(out, build(shards, out, encoder or shards / "encoder", kind)))
 
 
@@ -315,7 +317,7 @@ def doctor() -> None:
     """Say what is installed, and what is wrong with it."""
     from retrieval.doctor import examine, render_checks
 
-    checks = list(examine())
+    checks = list(examine(_named_encoder()))
     print(render_checks(checks))
     if any(check.fatal for check in checks):
         raise MedretError("this installation cannot work; the lines marked ! say what to do")
@@ -342,6 +344,23 @@ def _validator(pairs: "PairSet") -> "Validate":
     from retrieval.validation import paired_validator, record_labels
 
     return paired_validator(pairs.films, [" ".join(sentences) for sentences in pairs.sentences], record_labels(pairs.records))
+
+
+def _named_encoder() -> Path | None:
+    named = os.environ.get(ENCODER)
+    return Path(named) if named else None
+
+
+def _default_encoder() -> Path:
+    """The encoder of a corpus for which none was named; says on stderr which it is and where its limits are written down."""
+    from encoders.checkpoint import default_checkpoint, find_checkpoint, read_fingerprint
+
+    named = _named_encoder()
+    folder = default_checkpoint() if named is None else find_checkpoint(named)
+    card = folder / "MODEL_CARD.md"
+    limits = f"; what it can and cannot do: {card}" if card.is_file() else ""
+    _note(f"no --encoder given: {ENCODER if named else 'the default encoder'} {read_fingerprint(folder)}, for research only{limits}")
+    return folder
 
 
 def _encode_options(

@@ -5,6 +5,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from encoders.errors import MedretError
 
 _PACKAGES = ("medret", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "pillow")
 
@@ -28,8 +31,12 @@ class Check:
     fatal: bool = False
 
 
-def examine() -> Iterator[Check]:
-    """Yield every check of this installation, the harmless ones included."""
+def examine(encoder: Path | None = None) -> Iterator[Check]:
+    """Yield every check of this installation, the harmless ones included.
+
+    Args:
+        encoder: The checkpoint or training run that stands for the default encoder; None for the one that came along.
+    """
     yield Check(name="python", found=f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for package in _PACKAGES:
         yield check_package(package)
@@ -40,6 +47,7 @@ def examine() -> Iterator[Check]:
     from encoders.pixels import missing_decoders
 
     yield check_decoders(missing_decoders())
+    yield check_encoder(encoder)
     yield from _examine_cuda(distributions)
 
 
@@ -71,6 +79,23 @@ def check_decoders(missing: Sequence[str]) -> Check:
     return Check(
         name="dicom", found=f"missing {', '.join(missing)}", fault="some DICOM films cannot be read", remedy="pip install 'medret[dicom]'"
     )
+
+
+def check_encoder(named: Path | None) -> Check:
+    """Say which encoder is taken where none is given; without one, encoding has to be told.
+
+    Args:
+        named: A checkpoint or training run instead of the one that came with medret.
+    """
+    from encoders.checkpoint import default_checkpoint, find_checkpoint, read_fingerprint
+
+    try:
+        folder = default_checkpoint() if named is None else find_checkpoint(named)
+        return Check(name="encoder", found=f"{read_fingerprint(folder)} at {folder}, where none is given")
+    except MedretError as error:
+        fault = "none came with this installation, so --encoder must be given" if named is None else str(error).rstrip(".")
+        remedy = "medret train CORPUS --out RUN, then MEDRET_ENCODER=RUN in the environment" if named is None else "correct MEDRET_ENCODER"
+        return Check(name="encoder", found="no default encoder", fault=fault, remedy=remedy)
 
 
 def check_cuda(driver: bool, torch_cuda: str | None, torch_sees_gpu: bool, faiss_cuda: int | None) -> Iterator[Check]:

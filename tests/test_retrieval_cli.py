@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import re
 import shutil
 import signal
@@ -216,6 +217,38 @@ def test_a_corpus_is_encoded_on_the_way_to_its_index_in_the_default_place(made, 
     assert hits
 
 
+def test_a_folder_of_films_is_indexed_and_asked_without_naming_an_encoder(made, tmp_path):
+    """As after an installation that brings an encoder along: here the trained one stands in its place."""
+    for film in sorted(made.corpus.rglob("*.jpg"))[:4]:
+        shutil.copy(film, tmp_path)
+    card = made.run / "best" / "MODEL_CARD.md"
+    card.write_text("What it cannot do.\n")
+    default = {**os.environ, "MEDRET_ENCODER": str(made.run)}
+
+    built = medret("build-index", ".", cwd=tmp_path, environment=default)
+    hits = json.loads(succeeds("query", "--text", "enlarged heart", "--format", "json", cwd=tmp_path))
+
+    assert built.returncode == 0, built.stderr
+    mark = json.loads((made.run / "best" / "encoder.json").read_text())["fingerprint"]
+    (told,) = [line for line in built.stderr.splitlines() if "no --encoder given" in line]
+    assert mark in told and "research only" in told and str(card) in told
+    assert [hit["modality"] for hit in hits] == ["images"] * 4
+    assert (tmp_path / "medret-index" / "encoder" / "MODEL_CARD.md").is_file()
+    assert mark in succeeds("doctor", environment=default)
+
+
+def test_a_named_encoder_is_taken_before_the_default_one(made, tmp_path):
+    nowhere = {**os.environ, "MEDRET_ENCODER": str(tmp_path / "nowhere")}
+
+    unnamed = medret("encode", made.corpus, "--out", tmp_path / "shards", environment=nowhere)
+    named = medret("encode", made.corpus, "--split", "test", "--out", tmp_path / "shards", "--encoder", made.run, environment=nowhere)
+    built = medret("build-index", tmp_path / "shards", "--out", tmp_path / "index", environment=nowhere)
+
+    assert (unnamed.returncode, named.returncode, built.returncode) == (1, 0, 0), (named.stderr, built.stderr)
+    assert f"{tmp_path / 'nowhere'}: nothing, expected an encoder" in unnamed.stderr
+    assert "no --encoder given" not in named.stderr + built.stderr
+
+
 def test_an_index_and_its_shards_can_be_moved_together(made, tmp_path):
     shutil.copytree(made.shards, tmp_path / "elsewhere" / "shards")
     shutil.copytree(made.index, tmp_path / "elsewhere" / "index")
@@ -264,7 +297,6 @@ def test_each_fault_of_the_user_is_one_line_and_exit_code_1(made, tmp_path):
     assert "empty" in fails("query", "--text", "  ", "--index", made.index)
     assert "no such record" in fails("query", "--id", "nobody", "--index", made.index)
     assert "is no index" in fails("query", "--text", "edema", "--index", empty)
-    assert "--encoder" in fails("build-index", made.corpus, "--out", tmp_path / "index")
     assert "batch_sise" in fails("train", made.corpus, "--out", tmp_path / "run", "--set", "batch_sise=3")
     assert not (tmp_path / "index").exists()
     assert not (tmp_path / "run").exists()

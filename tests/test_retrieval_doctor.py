@@ -1,13 +1,15 @@
 import pytest
 
-from retrieval.doctor import check_cuda, check_decoders, check_faiss, check_package, examine, render_checks
+from encoders.checkpoint import save_checkpoint
+from encoders.dual import build_encoder
+from retrieval.doctor import check_cuda, check_decoders, check_encoder, check_faiss, check_package, examine, render_checks
 
 
 def test_this_installation_is_examined_whole_and_without_a_fatal_fault():
     checks = list(examine())
 
     names = [check.name for check in checks]
-    assert {"python", "medret", "torch", "faiss", "dicom", "gpu"} <= set(names)
+    assert {"python", "medret", "torch", "faiss", "dicom", "encoder", "gpu"} <= set(names)
     assert [check for check in checks if check.fatal] == []
 
 
@@ -37,6 +39,24 @@ def test_missing_decoders_are_named_but_not_fatal():
     assert "python-gdcm" in check.found
     assert check.fault
     assert not check.fatal
+
+
+def test_the_encoder_that_is_taken_where_none_is_given_is_named(tmp_path):
+    mark = save_checkpoint(build_encoder(texts=["The heart is enlarged."], size=32), tmp_path / "run" / "best")
+
+    check = check_encoder(tmp_path / "run")
+
+    assert not check.fault
+    assert mark in check.found
+    assert str(tmp_path / "run" / "best") in check.found
+
+
+def test_an_encoder_that_is_not_there_is_a_fault_but_not_fatal(tmp_path):
+    check = check_encoder(tmp_path / "nowhere")
+
+    assert not check.fatal
+    assert "nowhere" in (check.fault or "")
+    assert "MEDRET_ENCODER" in (check.remedy or "")
 
 
 @pytest.mark.parametrize(
