@@ -15,10 +15,10 @@ from PIL import Image
 
 from encoders.errors import MedretError
 from encoders.pixels import read_image
+from index.corpora.prompts import prompts_for
 from index.corpora.record import LabelState
 from retrieval.engine import Answer, Hit, Query, SearchEngine
 from retrieval.filters import Selection
-from retrieval.prompts import prompts_for
 from retrieval.tables import figure, plain_value
 
 THUMBNAIL = 420  # pixels on the longer side: sharp at the 210 CSS pixels the page shows

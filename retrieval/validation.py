@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from index.corpora.prompts import prompts_for
 from index.corpora.record import FINDINGS, NULL_LABEL, Record
 from retrieval.encoding import encode_films, encode_texts
 from retrieval.metrics import first_match_ranks, mean_reciprocal_rank, precision_at_k, ranked_relevance, recall_at_k
-from retrieval.prompts import prompts_for
 from retrieval.qrels import number_texts, read_relevance
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from handmade_index import image_rows, make_engine
 from handmade_lists import CLASSES, listed_path, write_lists
 
 from encoders.errors import MedretError
+from index.corpora.prompts import FINDING_PROMPTS, prompts_for
 from index.corpora.record import FINDINGS, LabelState, Record
 from index.shards import ShardRow
 from retrieval.benchmarks import label_task, pair_task, published_task
 from retrieval.filters import Selection
-from retrieval.prompts import FINDING_PROMPTS, prompts_for
 from retrieval.published_lists import listed_corpus, load_published_lists
 
 P, N, U = LabelState.POSITIVE, LabelState.NEGATIVE, LabelState.UNCERTAIN

@@ -11,12 +11,12 @@ from handmade_lists import CLASSES, write_lists
 from encoders.checkpoint import save_checkpoint
 from encoders.dual import build_encoder
 from encoders.errors import MedretError
+from index.corpora.prompts import prompts_for
 from index.corpora.record import LabelState, Record
 from index.shards import ShardRow
 from retrieval.benchmarks import pair_task
 from retrieval.evaluation import evaluate_chexpert_8x200, evaluate_label_precision, evaluate_report_recall
 from retrieval.filters import Selection
-from retrieval.prompts import prompts_for
 from retrieval.published_lists import load_published_lists
 from retrieval.report import render_evaluation
 from retrieval.validation import paired_validator

@@ -1,146 +1,284 @@
-"""Which pairs meet in a batch, and which sentence each of them brings: all of it a function of the seed."""
+"""Which images and texts meet in a batch: a function of the seed and the step alone."""
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from dataclasses import dataclass
+from threading import Lock
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-TEXT_UNITS = ("sentence", "sentences", "report")
-NEGATIONS = frozenset(
-    {"no", "not", "without", "nor", "neither", "none", "never", "cannot", "absent", "negative", "free", "resolved"}
-    | {"normal", "clear", "unremarkable"}
-)
-# One stream of random numbers per purpose, so that a change to one leaves the others as they were
-ORDER, SENTENCES, AUGMENTATION, DROPOUT, VALIDATION, WORDS = range(6)
+from encoders.errors import MedretError
+from index.corpora.prompts import prompts_for
+from index.corpora.uncertainty import apply_policy
+from train.config import TrainConfig
+from train.data import ImageSet, TrainingData
+from train.epochs import RowStream, epoch_batches, even_size, share_batch
+from train.seeds import DRAWS, FURTHER, ORDER, PROMPTS, SENTENCES, VALIDATION, WORDS, seeded
+from train.texts import choose_texts, draw_texts, drop_words, prompt_texts
 
-
-def seeded(seed: int, *where: int) -> np.random.Generator:
-    """Random numbers that depend on the seed and the place (purpose, epoch, step) alone: a run can resume anywhere."""
-    return np.random.default_rng([seed, *where])
+Loaded = TypeVar("Loaded")
+_NO_STUDY = -1  # of a text made from labels
 
 
-def seeded_torch(seed: int, *where: int) -> torch.Generator:
-    """As `seeded`, for torch, on the CPU."""
-    return torch.Generator().manual_seed(int(seeded(seed, *where).integers(2**63)))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one step learns from: N images, M texts, and after the texts P names of findings as prompts to be learned.
 
-
-def epoch_batches(studies: NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Cut a random order of all rows into batches of one size, in which no study occurs twice.
-
-    Two images of a study share their report: in one batch each would be pushed from the other's text,
-    which is its own. A row whose study is already there waits for the next batch. Every row occurs at
-    most once. To waste nothing of a small corpus the batches are of equal size, at most `batch_size` and
-    at most the number of studies; left over are fewer rows than batches, and rows of a study with more
-    images than there are batches.
-
-    Args:
-        studies: (N,) the study of each row.
-        batch_size: Rows of a batch, at most.
-        rng: Gives the order.
-
-    Returns:
-        Row numbers, (B,) each.
-
-    Raises:
-        ValueError: If there are fewer than two studies: a batch needs a pair to push away.
+    Attributes:
+        step: Counted from 0.
+        rows: (N,) int64, into the ImageSet.
+        texts: M texts; for ConVIRT those of one draw after the other, each in the order of the rows.
+        prompts: P findings; their columns come after those of the texts.
+        image_labels: (N, K) float32, 0 or 1.
+        text_labels: (M + P, K) float32, 0 or 1.
+        partners: (N, M + P) bool: image and text come from one study.
     """
-    rows = len(studies)
-    largest = min(batch_size, len(np.unique(studies)))
-    if largest < 2:
-        raise ValueError(f"batches of {largest} pairs from {rows} rows, expected two studies and a batch size of 2 or more")
-    size = rows // -(-rows // largest)
-    stream = iter(rng.permutation(rows).tolist())
-    waiting: dict[int, deque[int]] = {}
-    batches = []
-    while len(batch := _next_batch(stream, waiting, studies, max(size, 2))) == max(size, 2):
-        batches.append(np.array(batch, dtype=np.int64))
-    return batches
+
+    step: int
+    rows: NDArray[np.int64]
+    texts: tuple[str, ...]
+    image_labels: NDArray[np.float32]
+    text_labels: NDArray[np.float32]
+    partners: NDArray[np.bool_]
+    prompts: tuple[str, ...] = ()
 
 
-def _next_batch(stream: Iterator[int], waiting: dict[int, deque[int]], studies: NDArray[np.int64], size: int) -> list[int]:
-    batch = []
-    taken = set()
-    for study in list(islice(waiting, size)):  # those that have waited longest
-        batch.append(waiting[study].popleft())
-        taken.add(study)
-        if not waiting[study]:
-            del waiting[study]
-    while len(batch) < size and (row := next(stream, None)) is not None:
-        study = int(studies[row])
-        if study in taken:
-            waiting.setdefault(study, deque()).append(row)
+class _Texts(NamedTuple):
+    """The text side of a batch: M texts, labels (M, K) float32, studies (M,) int64."""
+
+    texts: list[str]
+    labels: NDArray[np.float32]
+    studies: NDArray[np.int64]
+
+
+class _Images:
+    """Images with their labels as the policy has them."""
+
+    def __init__(self, images: ImageSet, data: TrainingData, config: TrainConfig) -> None:
+        self.set, self.findings, self.config = images, data.findings, config
+        self.labels = apply_policy(images.states, data.findings, config.uncertain)  # (N, K)
+        self.spoken = np.array([bool(sentences) for sentences in images.sentences], dtype=bool)  # (N,) has a report
+        self.prompts = data.findings if config.prompts == "continuous" else ()
+
+    def reports(self, rows: NDArray[np.int64]) -> list[tuple[str, ...]]:
+        return [self.set.sentences[row] for row in rows.tolist()]
+
+    def own_texts(self, rows: NDArray[np.int64], sentences: np.random.Generator, prompts: np.random.Generator) -> _Texts:
+        """Of each row a text of its report; without one, a text made of its labels, unless prompts are learned."""
+        spoken = self.spoken[rows]
+        texts = np.empty(len(rows), dtype=object)
+        texts[spoken] = choose_texts(self.reports(rows[spoken]), self.config.text_sample, sentences)
+        if self.prompts:
+            rows, texts, spoken = rows[spoken], texts[spoken], spoken[spoken]
         else:
-            batch.append(row)
-            taken.add(study)
-    return batch
+            texts[~spoken] = prompt_texts(self.labels[rows[~spoken]], self.findings, prompts)
+        return _Texts(texts.tolist(), self.labels[rows], np.where(spoken, self.set.studies[rows], _NO_STUDY))
+
+    def batch(self, step: int, rows: NDArray[np.int64], side: _Texts) -> Batch:
+        """The batch of these images and texts, with the prompts to be learned as further columns."""
+        count = len(self.prompts)
+        studies = np.concatenate([side.studies, np.full(count, _NO_STUDY)])
+        return Batch(
+            step=step,
+            rows=rows,
+            texts=tuple(side.texts),
+            prompts=self.prompts,
+            image_labels=self.labels[rows],
+            text_labels=np.concatenate([side.labels, np.eye(count, len(self.findings), dtype=np.float32)]),
+            partners=self.set.studies[rows][:, None] == studies,
+        )
 
 
-def choose_texts(reports: Sequence[Sequence[str]], unit: str, rng: np.random.Generator) -> list[str]:
-    """The text each pair brings to this step.
+class _Pool(NamedTuple):
+    """Texts to draw from, prompts among them: sentences, labels (T, K) and studies (T,), and the rows of each corpus."""
 
-    Args:
-        reports: The sentences of each report, at least one.
-        unit: "sentence": one of them, each as likely, as ConVIRT has it; "sentences": one to all of them, each
-            number as likely, in their order; "report": all.
-        rng: Chooses.
+    sentences: Sequence[tuple[str, ...]]
+    labels: NDArray[np.float32]
+    studies: NDArray[np.int64]
+    rows: list[NDArray[np.int64]]
+
+    def draw(self, count: int, weights: Sequence[float], rng: np.random.Generator) -> NDArray[np.int64]:
+        """Rows (count,): of each a corpus by weight, then one of its texts."""
+        sizes = np.array([len(some) for some in self.rows])
+        corpora = rng.choice(len(sizes), count, p=np.array(weights) / sum(weights))  # (count,)
+        places = (np.cumsum(sizes) - sizes)[corpora] + rng.integers(0, sizes[corpora])
+        drawn: NDArray[np.int64] = np.concatenate(self.rows)[places]
+        return drawn
+
+
+class BatchPlanner:
+    """The batches of a run: any step's can be had at any time, and two planners of the same data and settings agree.
+
+    The images of a batch are shared among the corpora by weight, the largest remainders rounded up, at least one of
+    each. Each corpus runs through its own epochs in its own random orders; an epoch of the mix is a pass over its first
+    corpus with images. Of a mix a batch has exactly these shares, or all studies of a corpus with fewer; the rows that
+    an epoch leaves over come in another. The texts depend on the objective:
+
+    - convirt: `texts_per_image` draws of each image's report.
+    - medclip: as many texts as images, drawn independently of them: a corpus by weight, then one of its reports, each as
+      likely. A corpus without reports brings prompts for the findings that its images are positive for. An image without
+      a positive label could be compared with none of them, so it brings its own report in its place.
+    - umcl: each image's report, or, where it has none, prompts for its findings; with continuous prompts these are further
+      columns instead. Reports without an image enter as further texts by weight, at most as many as there are images.
+
+    A batch can be asked for in one thread while another asks how many epochs there were.
     """
-    if unit not in TEXT_UNITS:
-        raise ValueError(f"unit is {unit!r}, expected one of {', '.join(TEXT_UNITS)}")
-    texts = []
-    for sentences in reports:
-        count = {"sentence": 1, "report": len(sentences)}.get(unit) or int(rng.integers(1, len(sentences) + 1))
-        chosen = sorted(rng.choice(len(sentences), count, replace=False).tolist())
-        texts.append(" ".join(sentences[place] for place in chosen))
-    return texts
+
+    def __init__(self, data: TrainingData, config: TrainConfig) -> None:
+        """Plan batches.
+
+        Raises:
+            MedretError: If the batch is too small for a row of each corpus.
+        """
+        self._data, self._config, self._lock = data, config, Lock()
+        self._images = _Images(data.train, data, config)
+        self._text_labels = apply_policy(data.texts.states, data.findings, config.uncertain)  # (T, K)
+        self._streams = self._image_streams()
+        self._further = self._further_streams() if config.objective == "umcl" else []
+        self._pool = self._text_pool() if config.objective == "medclip" else None
+        self.steps_per_epoch = self._streams[0].per_epoch
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0.
+
+        Raises:
+            MedretError: If no image has anything in common with any text: no loss could be had.
+        """
+        with self._lock:
+            rows = np.concatenate([stream.batch(step) for stream in self._streams])
+            further = [row for stream in self._further for row in stream.batch(step).tolist()]
+        side = {"convirt": self._paired, "medclip": self._drawn, "umcl": self._joined}[self._config.objective](step, rows, further)
+        batch = self._images.batch(step, rows, side)
+        _check_positives(batch, self._config)
+        return batch
+
+    def epoch_of(self, step: int) -> float:
+        """How many epochs are over when `step` steps are; whole at the end of each."""
+        with self._lock:
+            return self._streams[0].epochs(step)
+
+    def _image_streams(self) -> list[RowStream]:
+        images, seed = self._data.train, self._config.seed
+        present = [number for number, corpus in enumerate(self._data.corpora) if corpus.images]
+        quotas = _shared(self._config.batch_size, [self._data.weights[number] for number in present])
+        streams = []
+        for number, quota in zip(present, quotas, strict=True):
+            rows = np.flatnonzero(images.sources == number)
+            studies = images.studies[rows]
+            place = (number,) if number else ()
+            size = even_size(studies, quota) if len(present) == 1 else quota
+            streams.append(RowStream(rows, studies, size, lambda epoch, place=place: seeded(seed, ORDER, epoch, *place)))  # type: ignore[misc]
+        return streams
+
+    def _further_streams(self) -> list[RowStream]:
+        """Reports without an image, in batches as large as their weight has it."""
+        texts, seed, images = self._data.texts, self._config.seed, sum(stream.size for stream in self._streams)
+        alone = ~np.isin(texts.studies, self._data.train.studies)  # (T,)
+        rows = {number: np.flatnonzero(alone & (texts.sources == number)) for number in np.unique(texts.sources[alone]).tolist()}
+        if not rows:
+            return []
+        weights = []
+        for number, some in rows.items():
+            corpus = self._data.corpora[number]
+            weights.append(corpus.weight * len(some) / corpus.images if corpus.images else corpus.weight)
+        of_images = sum(corpus.weight for corpus in self._data.corpora if corpus.images)
+        quotas = _shared(min(images, max(round(images * sum(weights) / of_images), len(rows))), weights)
+        return [
+            RowStream(some, texts.studies[some], quota, lambda epoch, number=number: seeded(seed, FURTHER, epoch, number))  # type: ignore[misc]
+            for (number, some), quota in zip(rows.items(), quotas, strict=True)
+        ]
+
+    def _text_pool(self) -> _Pool:
+        """What MedCLIP draws its texts from, corpus by corpus."""
+        texts, images, findings = self._data.texts, self._data.train, self._data.findings
+        sentences, labels, studies, rows = list(texts.sentences), [self._text_labels], [texts.studies], []
+        for number in range(len(self._data.corpora)):
+            own = np.flatnonzero(texts.sources == number)
+            if not len(own):
+                positive = np.flatnonzero(self._images.labels[images.sources == number].any(axis=0))
+                prompts = [(prompt, place) for place in positive.tolist() for prompt in prompts_for(findings[place])]
+                own = np.arange(len(sentences), len(sentences) + len(prompts))
+                sentences += [(prompt,) for prompt, _ in prompts]
+                labels.append(np.eye(len(findings), dtype=np.float32)[[place for _, place in prompts]])
+                studies.append(np.full(len(prompts), _NO_STUDY))
+            rows.append(own)
+        return _Pool(sentences, np.concatenate(labels), np.concatenate(studies), rows)
+
+    def _paired(self, step: int, rows: NDArray[np.int64], further: list[int]) -> _Texts:
+        config, draws = self._config, self._config.texts_per_image
+        generators = seeded(config.seed, SENTENCES, step), seeded(config.seed, WORDS, step)
+        texts = draw_texts(self._images.reports(rows), config.text_sample, draws, config.word_dropout, *generators)
+        return _Texts(texts, np.tile(self._images.labels[rows], (draws, 1)), np.tile(self._data.train.studies[rows], draws))
+
+    def _drawn(self, step: int, rows: NDArray[np.int64], further: list[int]) -> _Texts:
+        assert self._pool is not None
+        config, images = self._config, self._images
+        drawn = self._pool.draw(len(rows), self._data.weights, seeded(config.seed, DRAWS, step))  # (N,)
+        kept = images.spoken[rows] & (images.labels[rows].max(axis=1, initial=0) == 0)  # (N,) brings its own report
+        pairs = zip(rows.tolist(), drawn.tolist(), kept.tolist(), strict=True)
+        reports = [images.set.sentences[row] if own else self._pool.sentences[place] for row, place, own in pairs]
+        generators = seeded(config.seed, SENTENCES, step), seeded(config.seed, WORDS, step)
+        return _Texts(
+            draw_texts(reports, config.text_sample, 1, config.word_dropout, *generators),
+            np.where(np.expand_dims(kept, 1), images.labels[rows], self._pool.labels[drawn]),
+            np.where(kept, images.set.studies[rows], self._pool.studies[drawn]),
+        )
+
+    def _joined(self, step: int, rows: NDArray[np.int64], further: list[int]) -> _Texts:
+        config, texts = self._config, self._data.texts
+        sentences = seeded(config.seed, SENTENCES, step)
+        own = self._images.own_texts(rows, sentences, seeded(config.seed, PROMPTS, step))
+        more = choose_texts([texts.sentences[row] for row in further], config.text_sample, sentences)
+        return _Texts(
+            drop_words([*own.texts, *more], config.word_dropout, seeded(config.seed, WORDS, step)),
+            np.concatenate([own.labels, self._text_labels[further]]),
+            np.concatenate([own.studies, texts.studies[further]]),
+        )
 
 
-def draw_texts(reports: Sequence[Sequence[str]], unit: str, draws: int, word_dropout: float, seed: int, step: int) -> list[str]:
-    """The texts of one training step: `draws` of each report, first one of all, then the next of all; as drawn by the seed and the step."""
-    texts = choose_texts([*reports] * draws, unit, seeded(seed, SENTENCES, step))
-    return drop_words(texts, word_dropout, seeded(seed, WORDS, step))
+def validation_batches(data: TrainingData, config: TrainConfig) -> list[Batch]:
+    """The same batches of held-out images each time, each image with a text of its own report or its labels; no word is left out.
 
-
-def drop_words(texts: Sequence[str], share: float, rng: np.random.Generator) -> list[str]:
-    """Leave out random words of each text, but none that says no.
-
-    Reports name the size and the side with every finding that is there and with none that is not, so that an
-    encoder learned from few of them takes "Pleural effusion." for its absence. Without a word now and then it
-    cannot lean on them.
-
-    Args:
-        texts: Words between spaces.
-        share: Probability, 0 to below 1, with which a word is left out; at least one word stays.
-        rng: Chooses.
+    Rows are those of `data.validate`, over all corpora in one random order; no study occurs twice in a batch.
     """
-    if not share:
-        return list(texts)
-    shortened = []
-    for text in texts:
-        words = text.split()
-        dropped = rng.random(len(words)) < share
-        kept = [word for word, drop in zip(words, dropped, strict=True) if not drop or word.strip(".,;:").lower() in NEGATIONS]
-        shortened.append(" ".join(kept or words))
-    return shortened
+    images = _Images(data.validate, data, config)
+    batches = epoch_batches(data.validate.studies, config.batch_size, seeded(config.seed, VALIDATION))
+    return [
+        images.batch(number, rows, images.own_texts(rows, seeded(config.seed, VALIDATION, number), seeded(config.seed, PROMPTS, number, 1)))
+        for number, rows in enumerate(batches)
+    ]
 
 
-def read_ahead(
-    films: NDArray[np.uint8], batches: Sequence[NDArray[np.int64]], *, pinned: bool = False
-) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-    """Each batch with its films (B, S, S), the next one being read while this one is used."""
+def read_ahead(load: Callable[[int], Loaded], steps: Iterable[int]) -> Iterator[Loaded]:
+    """What `load` makes of each step, in their order, the next being made in a thread while this one is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
+        upcoming = None
+        for step in steps:
+            present, upcoming = upcoming, reader.submit(load, step)
+            if present is not None:
+                yield present.result()
+        if upcoming is not None:
+            yield upcoming.result()
 
-    def read(rows: NDArray[np.int64]) -> Tensor:
-        taken = torch.from_numpy(films[rows])
-        return taken.pin_memory() if pinned else taken
 
-    with ThreadPoolExecutor(1) as reader:
-        upcoming = reader.submit(read, batches[0]) if len(batches) else None
-        for place, rows in enumerate(batches):
-            assert upcoming is not None
-            present = upcoming.result()
-            upcoming = reader.submit(read, batches[place + 1]) if place + 1 < len(batches) else None
-            yield rows, present
+def _shared(batch_size: int, weights: Sequence[float]) -> list[int]:
+    try:
+        return share_batch(batch_size, weights)
+    except ValueError as error:
+        raise MedretError(f"{error}. Raise batch_size, or leave corpora out") from error
+
+
+def _check_positives(batch: Batch, config: TrainConfig) -> None:
+    images, texts = batch.image_labels, batch.text_labels
+    if config.objective == "umcl" and config.relation == "equal":
+        sets = {labels.tobytes() for labels in images[images.any(axis=1)]}
+        related = any(labels.tobytes() in sets for labels in texts)
+    else:
+        related = bool((images.any(axis=0) & texts.any(axis=0)).any())
+    if not related and not batch.partners.any():
+        raise MedretError(
+            f"step {batch.step + 1}: none of {len(images)} images shares a label with any of {len(texts)} texts, nor has its own report "
+            "among them, expected at least one. Raise batch_size, use more findings, or add a corpus with reports of the same labels"
+        )

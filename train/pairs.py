@@ -4,12 +4,15 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from encoders.errors import MedretError
 from encoders.preprocess import Preprocessing
@@ -243,3 +246,21 @@ def _study_codes(pairs: Sequence[Pair]) -> NDArray[np.int64]:
 
 def _first(failures: dict[str, str]) -> str:
     return next((f"First fault: {reason}" for reason in failures.values()), "")
+
+
+def read_ahead(
+    films: NDArray[np.uint8], batches: Sequence[NDArray[np.int64]], *, pinned: bool = False
+) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    """Each batch with its films (B, S, S), the next one being read while this one is used."""
+
+    def read(rows: NDArray[np.int64]) -> Tensor:
+        taken = torch.from_numpy(films[rows])
+        return taken.pin_memory() if pinned else taken
+
+    with ThreadPoolExecutor(1) as reader:
+        upcoming = reader.submit(read, batches[0]) if len(batches) else None
+        for place, rows in enumerate(batches):
+            assert upcoming is not None
+            present = upcoming.result()
+            upcoming = reader.submit(read, batches[place + 1]) if place + 1 < len(batches) else None
+            yield rows, present
