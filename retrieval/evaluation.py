@@ -20,7 +20,7 @@ from retrieval.benchmarks import (
 )
 from retrieval.engine import SearchEngine
 from retrieval.filters import Selection
-from retrieval.matches import Side, match_ranks
+from retrieval.matches import rank_pairs
 from retrieval.metrics import (
     Denominator,
     chance_precision,
@@ -33,7 +33,7 @@ from retrieval.metrics import (
 from retrieval.published_lists import load_published_lists
 from retrieval.qrels import UncertainPolicy
 from retrieval.results import DirectionResult, EvaluationResult, Score
-from retrieval.units import BY, By, Judged, judge, number_units
+from retrieval.units import By, Judged, judge, number_units
 
 
 def evaluate_chexpert_8x200(
@@ -249,19 +249,9 @@ def _recall(
     engine: SearchEngine, task: PairTask, direction: str, ks: Sequence[int], by: By, protocol: Mapping[str, Any]
 ) -> DirectionResult:
     """Rank one side's own among all of the other, and say what a random order would reach."""
-    if direction not in RECALL_DIRECTIONS:
-        raise ValueError(f"direction is {direction!r}, expected one of {RECALL_DIRECTIONS}")
-    if by not in BY:
-        raise ValueError(f"by is {by!r}, expected one of {BY}")
-    every_text, every_image = np.arange(len(task.texts)), np.arange(len(task.images))
-    groups = task.image_study if by == "study" else every_image
-    images = Side(table=engine.table("images"), rows=task.images, numbers=task.image_text, groups=groups)
-    texts = Side(table=engine.table("reports"), rows=task.texts, numbers=every_text, groups=every_text)
-    queries, candidates = (images, texts) if direction == "image-report" else (texts, images)
-    ranks, asked = match_ranks(queries, candidates)
-    gallery, heads = np.unique(candidates.groups, return_index=True)
-    own = np.bincount(candidates.numbers[heads], minlength=len(task.texts))[asked]
-    recall, median, reciprocal = chance_ranks(own, len(gallery), ks)
+    pairs = rank_pairs(engine, task, direction, by)
+    recall, median, reciprocal = chance_ranks(pairs.own, pairs.candidates, ks)
+    ranks = pairs.ranks
     metrics = {f"R@{k}": Score(recall_at_k(ranks, k), recall[k]) for k in ks}
     metrics |= {"median_rank": Score(median_rank(ranks), median), "MRR": Score(mean_reciprocal_rank(ranks), reciprocal)}
     options = {
@@ -274,4 +264,4 @@ def _recall(
         **protocol,
         "left_out": dict(task.left_out),
     }
-    return DirectionResult(protocol=options, queries=len(ranks), candidates=len(gallery), metrics=metrics)
+    return DirectionResult(protocol=options, queries=len(ranks), candidates=pairs.candidates, metrics=metrics)

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.benchmarks import RECALL_DIRECTIONS, PairTask
+from retrieval.engine import SearchEngine
 from retrieval.metrics import first_match_ranks
+from retrieval.units import BY, By
 
 if TYPE_CHECKING:
     from index.shards import ShardTable
@@ -33,6 +36,44 @@ class Side:
     rows: Rows
     numbers: Rows
     groups: Rows
+
+
+class PairRanks(NamedTuple):
+    """Where each query's own candidate stands.
+
+    A query is a text, an image, or a study; so is a candidate.
+    """
+
+    ranks: NDArray[np.float64]  # (Q,) from 1, of the best own candidate
+    own: Rows  # (Q,) candidates that are the query's own
+    candidates: int
+
+
+def rank_pairs(engine: SearchEngine, task: PairTask, direction: str, by: By = "image") -> PairRanks:
+    """Rank one side's own among all of the other.
+
+    Args:
+        engine: The index.
+        task: Images, and the texts of their studies.
+        direction: "image-report" or "report-image".
+        by: "image", or "study": the images of a study are one query and one candidate, by their best.
+
+    Raises:
+        ValueError: If the direction or `by` is not known.
+    """
+    if direction not in RECALL_DIRECTIONS:
+        raise ValueError(f"direction is {direction!r}, expected one of {RECALL_DIRECTIONS}")
+    if by not in BY:
+        raise ValueError(f"by is {by!r}, expected one of {BY}")
+    every_text, every_image = np.arange(len(task.texts)), np.arange(len(task.images))
+    groups = task.image_study if by == "study" else every_image
+    images = Side(table=engine.table("images"), rows=task.images, numbers=task.image_text, groups=groups)
+    texts = Side(table=engine.table("reports"), rows=task.texts, numbers=every_text, groups=every_text)
+    queries, candidates = (images, texts) if direction == "image-report" else (texts, images)
+    ranks, asked = match_ranks(queries, candidates)
+    gallery, heads = np.unique(candidates.groups, return_index=True)
+    own = np.bincount(candidates.numbers[heads], minlength=len(task.texts))[asked]
+    return PairRanks(ranks, own, len(gallery))
 
 
 def match_ranks(queries: Side, candidates: Side, vector: str = "joint") -> tuple[NDArray[np.float64], Rows]:

@@ -24,7 +24,8 @@ Rows = NDArray[np.int64]
 class Judged(NamedTuple):
     """What the engine answered to Q queries, and how many right answers there were."""
 
-    relevance: NDArray[np.bool_]  # (Q, k) in the order of rank
+    rows: Rows  # (Q, k) in the order of rank: the image or report, of a study its best image; -1 where there are fewer
+    relevance: NDArray[np.bool_]  # (Q, k)
     relevant: Rows  # (Q,) relevant candidates that the query could find
     candidates: Rows  # (Q,) candidates that it could find
 
@@ -58,13 +59,19 @@ def judge(engine: SearchEngine, task: LabelTask, k: int, by: By = "image", exclu
     vectors = task.vectors(engine)
     left_out = _left_out(engine, task, units, exclude_same_patient)
     queries = len(task.items)
-    judged = Judged(np.zeros((queries, k), dtype=np.bool_), np.zeros(queries, dtype=np.int64), np.zeros(queries, dtype=np.int64))
+    judged = Judged(
+        rows=np.full((queries, k), -1, dtype=np.int64),
+        relevance=np.zeros((queries, k), dtype=np.bool_),
+        relevant=np.zeros(queries, dtype=np.int64),
+        candidates=np.zeros(queries, dtype=np.int64),
+    )
     for gallery, members in _galleries(task):
         items, places = np.unique(task.items[members], return_inverse=True)
         excluded = None if left_out is None else [left_out[item] for item in items]
         ranked = _rank_units(engine, task, vectors[items], k, gallery, excluded, units if by == "study" else None)
         masks = _unit_masks(task, gallery, units) if by == "study" else task.relevance.positive
         bits = task.relevance.bits[task.classes[members]]
+        judged.rows[members] = ranked[places]
         judged.relevance[members] = ranked_relevance(ranked[places], bits, masks)
         judged.relevant[members], judged.candidates[members] = _count(task, gallery, members, units, masks, excluded, places)
     return judged
