@@ -1,13 +1,20 @@
 """Texts and films through an encoder into vectors, a batch at a time: for queries, and to validate while training."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from encoders.dual import DualEncoder
+
+
+class FilmRows(Protocol):
+    """(N, S, S) uint8 films, of which some can be had at a time: an array, or what reads one."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice, /) -> NDArray[np.uint8]: ...
 
 
 def encode_texts(encoder: "DualEncoder", texts: Sequence[str], vector: str = "joint", batch_size: int = 64) -> NDArray[np.float32]:
@@ -20,7 +27,7 @@ def encode_texts(encoder: "DualEncoder", texts: Sequence[str], vector: str = "jo
     return vectors
 
 
-def encode_films(encoder: "DualEncoder", films: NDArray[np.uint8], vector: str = "joint", batch_size: int = 32) -> NDArray[np.float32]:
+def encode_films(encoder: "DualEncoder", films: FilmRows, vector: str = "joint", batch_size: int = 32) -> NDArray[np.float32]:
     """Encode N films, at least one, (N, S, S) uint8 as the encoder's preprocessing makes them, into (N, D) float32 unit vectors."""
     import torch
 

@@ -1,4 +1,4 @@
-"""What training is validated by: retrieval on held-out pairs, in memory."""
+"""What training is validated by: retrieval on held-out images, in memory."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.corpora.prompts import prompts_for
-from index.corpora.record import FINDINGS, NULL_LABEL, Record
-from retrieval.encoding import encode_films, encode_texts
+from index.corpora.record import FINDINGS, NULL_LABEL, LabelState, Record
+from retrieval.encoding import FilmRows, encode_films, encode_texts
 from retrieval.metrics import first_match_ranks, mean_reciprocal_rank, precision_at_k, ranked_relevance, recall_at_k
 from retrieval.qrels import number_texts, read_relevance
 
@@ -17,57 +17,55 @@ if TYPE_CHECKING:
 
 
 def paired_validator(
-    images: NDArray[np.uint8],
+    images: FilmRows,
     texts: Sequence[str],
     labels: NDArray[np.int8] | None = None,
     *,
     findings: Sequence[str] = FINDINGS,
     batch_size: int = 32,
 ) -> "Callable[[DualEncoder], dict[str, float]]":
-    """Make the function that scores an encoder on pairs; its first figure chooses the best checkpoint.
+    """Make the function that scores an encoder on images with a report, labels, or both; its first figure chooses the best checkpoint.
 
-    Identical texts are one candidate and one query. The figures are "mrr", the mean of the mean reciprocal ranks of
-    image → report and report → image; "R@10 image-report"; "R@10 report-image"; and, with labels, "P@5 text-image":
-    the built-in prompts of each finding against all images, averaged over the findings with a positive image.
+    Identical texts are one candidate and one query. Where there are two of them or more, the figures are, over the images
+    with a text, "mrr", the mean of the mean reciprocal ranks of image → report and report → image; "R@10 image-report";
+    and "R@10 report-image". Where an image is labelled positive, "P@5 text-image": the built-in prompts of each finding
+    against all images in which it was looked for, averaged over the findings with a positive image.
 
     Args:
         images: (N, S, S) uint8 squares, S as the encoder's preprocessing has it.
-        texts: N reports, none blank.
+        texts: N reports, blank where there is none.
         labels: (N, K) int8 label states, or None.
         findings: The K names.
         batch_size: Images or texts encoded at once.
 
     Returns:
-        A function that leaves the encoder in the mode it found it in.
+        A function that leaves the encoder in the mode it found it in; it returns nothing where neither can be had.
 
     Raises:
-        ValueError: If there is no pair, a text is blank, or the lengths differ.
+        ValueError: If there is no image, or the lengths differ.
     """
-    numbers = number_texts(texts)
-    if not len(images) or len(images) != len(texts) or (numbers < 0).any():
-        raise ValueError(f"{len(images)} images and {len(texts)} texts, expected as many of each, at least one, and no blank text")
+    if not len(images) or len(images) != len(texts):
+        raise ValueError(f"{len(images)} images and {len(texts)} texts, expected as many of each, at least one")
     if labels is not None and labels.shape != (len(images), len(findings)):
         raise ValueError(f"labels are {labels.shape}, expected ({len(images)}, {len(findings)})")
-    unique = [texts[row] for row in np.unique(numbers, return_index=True)[1]]
+    numbers = number_texts(texts)
+    paired = np.flatnonzero(numbers >= 0)
+    unique = [texts[paired[row]] for row in np.unique(numbers[paired], return_index=True)[1]]
+    measures: list[Callable[[DualEncoder, NDArray[np.float32]], dict[str, float]]] = []
+    if len(unique) > 1:
+        measures.append(lambda encoder, vectors: _report_figures(encoder, vectors[paired], numbers[paired], unique, batch_size))
+    if labels is not None and (labels == LabelState.POSITIVE).any():
+        positive = labels
+        measures.append(lambda encoder, vectors: _label_precision(encoder, vectors, positive, findings, batch_size))
 
     def validate(encoder: "DualEncoder") -> dict[str, float]:
         training = encoder.training
         encoder.eval()
         try:
-            image_vectors = encode_films(encoder, images, batch_size=batch_size)
-            scores = image_vectors @ encode_texts(encoder, unique, batch_size=batch_size).T  # (N, T)
-            to_report = first_match_ranks(scores, numbers, np.arange(len(unique)))
-            to_image = first_match_ranks(scores.T, np.arange(len(unique)), numbers)
-            figures = {
-                "mrr": (mean_reciprocal_rank(to_report) + mean_reciprocal_rank(to_image)) / 2,
-                "R@10 image-report": recall_at_k(to_report, 10),
-                "R@10 report-image": recall_at_k(to_image, 10),
-            }
-            if labels is not None:
-                figures |= _label_precision(encoder, image_vectors, labels, findings, batch_size)
+            vectors = encode_films(encoder, images, batch_size=batch_size) if measures else np.empty((0, 0), dtype=np.float32)
+            return {name: value for measure in measures for name, value in measure(encoder, vectors).items()}
         finally:
             encoder.train(training)
-        return figures
 
     return validate
 
@@ -79,16 +77,29 @@ def record_labels(records: Sequence[Record], findings: Sequence[str] = FINDINGS)
     return np.array([[record.labels.get(finding, NULL_LABEL) for finding in findings] for record in records], dtype=np.int8)
 
 
+def _report_figures(
+    encoder: "DualEncoder", image_vectors: NDArray[np.float32], numbers: NDArray[np.int64], texts: Sequence[str], batch_size: int
+) -> dict[str, float]:
+    scores = image_vectors @ encode_texts(encoder, texts, batch_size=batch_size).T  # (N, T)
+    to_report = first_match_ranks(scores, numbers, np.arange(len(texts)))
+    to_image = first_match_ranks(scores.T, np.arange(len(texts)), numbers)
+    return {
+        "mrr": (mean_reciprocal_rank(to_report) + mean_reciprocal_rank(to_image)) / 2,
+        "R@10 image-report": recall_at_k(to_report, 10),
+        "R@10 report-image": recall_at_k(to_image, 10),
+    }
+
+
 def _label_precision(
     encoder: "DualEncoder", image_vectors: NDArray[np.float32], labels: NDArray[np.int8], findings: Sequence[str], batch_size: int
 ) -> dict[str, float]:
     relevance = read_relevance(labels, findings)
     askable = [place for place, bit in enumerate(relevance.bits) if (relevance.positive & bit).any()]
-    if not askable:
-        return {}
     asked = [(place, text) for place in askable for text in prompts_for(findings[place])]
-    scores = encode_texts(encoder, [text for _, text in asked], batch_size=batch_size) @ image_vectors.T
+    classes = np.array([place for place, _ in asked])  # (Q,)
+    bits = relevance.bits[classes]
+    scores = encode_texts(encoder, [text for _, text in asked], batch_size=batch_size) @ image_vectors.T  # (Q, N)
+    scores[(relevance.judged & bits[:, None]) == 0] = -np.inf  # corpora of a mix may label different findings
     ranked = np.argsort(-scores, axis=1, kind="stable")[:, :5]
-    classes = np.array([place for place, _ in asked])
-    precision = precision_at_k(ranked_relevance(ranked, relevance.bits[classes], relevance.positive), 5)
+    precision = precision_at_k(ranked_relevance(ranked, bits, relevance.positive), 5)
     return {"P@5 text-image": float(np.mean([precision[classes == place].mean() for place in askable]))}

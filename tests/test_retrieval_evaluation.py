@@ -12,7 +12,7 @@ from encoders.checkpoint import save_checkpoint
 from encoders.dual import build_encoder
 from encoders.errors import MedretError
 from index.corpora.prompts import prompts_for
-from index.corpora.record import LabelState, Record
+from index.corpora.record import NULL_LABEL, LabelState, Record
 from index.shards import ShardRow
 from retrieval.benchmarks import pair_task
 from retrieval.evaluation import evaluate_chexpert_8x200, evaluate_label_precision, evaluate_report_recall
@@ -343,13 +343,39 @@ def test_the_validator_scores_prompts_where_there_are_labels(encoder):
     labels = np.full((6, 2), int(LabelState.NOT_MENTIONED), dtype=np.int8)
     labels[:, 0] = LabelState.POSITIVE  # every image is relevant; nobody has the other finding
 
-    figures = paired_validator(squares, ["edema"] * 6, labels, findings=("Edema", "Fracture"))(encoder)
+    figures = paired_validator(squares, ["edema", "no edema"] * 3, labels, findings=("Edema", "Fracture"))(encoder)
 
+    assert list(figures) == ["mrr", "R@10 image-report", "R@10 report-image", "P@5 text-image"]
     assert figures["P@5 text-image"] == 1
-    assert figures["mrr"] == 1  # one distinct text
 
 
-@pytest.mark.parametrize(("films", "texts"), [(2, ["a"]), (0, []), (2, ["a", " "])])
-def test_pairs_that_are_no_pairs_are_a_wrong_call(films, texts):
-    with pytest.raises(ValueError, match="no blank text"):
+def test_the_validator_pairs_only_the_images_that_have_a_text(encoder):
+    squares = np.random.default_rng(0).integers(0, 255, (7, 32, 32), dtype=np.uint8)
+    texts = ["edema", "", "no edema", "a small effusion", " ", "edema", ""]
+    spoken = [0, 2, 3, 5]
+
+    figures = paired_validator(squares, texts)(encoder)
+
+    assert figures == pytest.approx(paired_validator(squares[spoken], [texts[row] for row in spoken])(encoder))
+
+
+def test_the_validator_asks_for_a_finding_only_where_it_was_looked_for(encoder):
+    squares = np.random.default_rng(0).integers(0, 255, (40, 32, 32), dtype=np.uint8)
+    labels = np.full((40, 1), NULL_LABEL, dtype=np.int8)
+    labels[:5] = LabelState.POSITIVE
+
+    assert paired_validator(squares, [""] * 40, labels, findings=("Edema",))(encoder) == {"P@5 text-image": 1}
+
+
+@pytest.mark.parametrize("state", [None, LabelState.NEGATIVE, LabelState.NOT_MENTIONED, NULL_LABEL])
+@pytest.mark.parametrize("text", ["", "edema"])
+def test_the_validator_says_nothing_of_images_that_nothing_tells_apart(encoder, state, text):
+    labels = None if state is None else np.full((4, 1), int(state), dtype=np.int8)
+
+    assert paired_validator(np.zeros((4, 32, 32), np.uint8), [text] * 4, labels, findings=("Edema",))(encoder) == {}
+
+
+@pytest.mark.parametrize(("films", "texts"), [(2, ["a"]), (0, [])])
+def test_images_and_texts_of_different_numbers_are_a_wrong_call(films, texts):
+    with pytest.raises(ValueError, match="as many of each"):
         paired_validator(np.zeros((films, 8, 8), np.uint8), texts)
