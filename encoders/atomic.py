@@ -72,6 +72,25 @@ def whole_folder(path: Path) -> Iterator[Path]:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
+def recover_replaced(path: Path) -> None:
+    """Undo what a process that was killed while it wrote `path` left: put back what it had put aside, remove the rest.
+
+    For whoever knows that nobody is writing there now.
+
+    Raises:
+        MedretError: If the place cannot be written.
+    """
+    try:
+        for aside in path.parent.glob(f".{path.name}.*.old"):
+            if not path.exists() and (aside / path.name).exists():
+                (aside / path.name).replace(path)
+            shutil.rmtree(aside)
+        for part in path.parent.glob(f".{path.name}.*.part"):
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+    except OSError as error:
+        raise MedretError(f"{path}: cannot be written ({error.strerror or error}). Free space or choose another place.") from error
+
+
 def private_folder(path: Path) -> Path:
     """Make `path` and its missing parents, readable by their owner alone (mode 0700); return it."""
     try:

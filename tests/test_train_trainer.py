@@ -17,10 +17,13 @@ from encoders.dual import DualEncoder, build_encoder
 from encoders.errors import MedretError
 from index.corpora.readers import Corpus, open_corpus
 from train.config import TrainConfig, load_config
+from train.data import ImageSet, TrainingData, load_training_data
+from train.objective import Objective
 from train.objectives.convirt import convirt_loss
-from train.pairs import PairSet, TrainingData, collect_pairs, load_training_data
 from train.parameters import build_optimizer, prepare_encoder
-from train.run import start_encoder, train_corpus
+from train.run import start_encoder, train_corpora
+from train.samples import Source, collect_samples
+from train.sources import describe_source, load_sources
 from train.trainer import TrainResult, train_encoder
 
 CORNERS = {"left upper": (0, 0), "right upper": (0, 1), "left lower": (1, 0), "right lower": (1, 1)}
@@ -68,8 +71,8 @@ def corpus(folder: Path) -> Corpus:
 
 @pytest.fixture(scope="module")
 def data(folder: Path, corpus: Corpus) -> TrainingData:
-    pairs = collect_pairs(corpus)
-    return load_training_data(pairs, start_encoder(CONFIG, pairs).config.preprocessing, folder / "cache")
+    samples = collect_samples([Source(corpus)])
+    return load_training_data(samples, start_encoder(CONFIG, samples).config.preprocessing, folder / "cache")
 
 
 def new_encoder(data: TrainingData, config: TrainConfig = CONFIG) -> DualEncoder:
@@ -86,16 +89,16 @@ def rows_of(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def own_corner_first(pairs: PairSet) -> Callable[[DualEncoder], Mapping[str, float]]:
+def own_corner_first(images: ImageSet) -> Callable[[DualEncoder], Mapping[str, float]]:
     """Share of films whose nearest of the four sentences is their own."""
 
     def validate(encoder: DualEncoder) -> Mapping[str, float]:
         assert not encoder.training
         sentences = [f"Opacity of the {name} zone." for name in CORNERS]
         with torch.inference_mode():
-            films = encoder.encode_images(torch.from_numpy(np.array(pairs.films))).joint
+            films = encoder.encode_images(torch.from_numpy(images.films[:])).joint
             nearest = (films @ encoder.encode_texts(sentences).joint.T).argmax(dim=1).tolist()
-        return {"accuracy": float(np.mean([sentences[place] == own[0] for place, own in zip(nearest, pairs.sentences, strict=True)]))}
+        return {"accuracy": float(np.mean([sentences[place] == own[0] for place, own in zip(nearest, images.sentences, strict=True)]))}
 
     return validate
 
@@ -106,8 +109,8 @@ def test_a_run_learns_to_tell_the_corners_and_leaves_all_that_it_should(tmp_path
     validated: list[Mapping[str, float]] = []
     run = tmp_path / "run"
 
-    result = train_corpus(
-        corpus,
+    result = train_corpora(
+        [Source(corpus)],
         config,
         run,
         validator=own_corner_first,
@@ -118,16 +121,18 @@ def test_a_run_learns_to_tell_the_corners_and_leaves_all_that_it_should(tmp_path
     assert result.stopped == "finished"
     assert result.best_row["accuracy"] >= 0.85  # chance is 0.25
     assert steps == [(step, 60) for step in range(1, 61)]
-    assert sorted(path.name for path in run.iterdir()) == ["best", "cache", "config.toml", "curves.png", "last", "metrics.csv", "state"]
+    lying = sorted(path.name for path in run.iterdir())
+    assert lying == [".lock", "best", "cache", "config.toml", "curves.png", "last", "metrics.csv", "state"]
     assert {path.stat().st_mode & 0o077 for path in [run, *run.rglob("*")]} == {0}
+    assert 0 <= result.waiting < 1
     rows = rows_of(run)
     assert len(rows) == len(validated) == 4
     assert [int(row["step"]) for row in rows] == [15, 30, 45, 60]
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
     assert load_config(run / "config.toml") == config
-    best = own_corner_first(
-        load_training_data(collect_pairs(corpus), load_checkpoint(run / "best").config.preprocessing, run / "cache").validate
-    )
+    assert load_sources(run / "config.toml") == (describe_source(corpus),)
+    again = load_training_data(collect_samples([Source(corpus)]), load_checkpoint(run / "best").config.preprocessing, run / "cache")
+    best = own_corner_first(again.validate)
     assert best(load_checkpoint(run / "best"))["accuracy"] == max(float(row["accuracy"]) for row in rows)
 
 
@@ -136,7 +141,8 @@ def test_a_checkpoint_notes_its_making_without_any_path(tmp_path, data):
 
     notes = read_notes(result.last)["training"]
     assert notes["step"] == result.steps
-    assert notes["corpus"] == {"format": "table", "training_images": 24, "training_studies": 24, "validation_images": 8, "left_out": {}}
+    counts = {"images": 24, "studies": 24, "texts": 24, "validation_images": 8, "left_out": {}}
+    assert notes["corpora"] == [{"format": "table", "weight": 24, **counts}]
     assert notes["config"]["batch_size"] == 8
     assert notes["metrics"]["validation_loss"] > 0
     assert str(tmp_path) not in json.dumps(notes)
@@ -236,7 +242,7 @@ def test_a_run_is_not_resumed_with_other_settings_or_other_pairs(tmp_path, data)
         train(data, tmp_path / "run", replace(CONFIG, batch_size=4), resume=True)
     assert train(data, tmp_path / "run", replace(CONFIG, workers=3), resume=True).steps == 6
     fewer = replace(data, validate=replace(data.validate, sentences=[("Another sentence.",)] * 8))
-    with pytest.raises(MedretError, match="other pairs"):
+    with pytest.raises(MedretError, match="other data"):
         train_encoder(new_encoder(data), fewer, CONFIG, tmp_path / "run", resume=True)
 
 
@@ -277,7 +283,7 @@ def test_the_validation_loss_is_that_of_the_held_out_pairs_as_they_are(tmp_path,
 
     encoder = load_checkpoint(result.last)
     with torch.inference_mode():
-        images = encoder.encode_images(torch.from_numpy(np.array(data.validate.films))).joint
+        images = encoder.encode_images(torch.from_numpy(data.validate.films[:])).joint
         texts = encoder.encode_texts([sentences[0] for sentences in data.validate.sentences]).joint
     expected = convirt_loss(images, texts, CONFIG.temperature, CONFIG.image_to_text_weight).item()
     assert float(rows_of(tmp_path / "run")[-1]["validation_loss"]) == pytest.approx(expected, rel=1e-4)
@@ -352,7 +358,7 @@ def test_pretrained_parts_learn_at_their_own_rate_and_gains_and_biases_do_not_de
     prepare_encoder(encoder, config)
     settings = {
         id(parameter): (group["lr"], group["weight_decay"])
-        for group in build_optimizer(encoder, config).param_groups
+        for group in build_optimizer(encoder, Objective(config), config).param_groups
         for parameter in group["params"]
     }
 
@@ -360,7 +366,7 @@ def test_pretrained_parts_learn_at_their_own_rate_and_gains_and_biases_do_not_de
     for part, rate in ((encoder.text, 1e-5), (encoder.image, 1e-3), (encoder.image_head, 1e-3), (encoder.text_head, 1e-3)):
         for parameter in part.parameters():
             assert settings[id(parameter)] == (rate, 0.1 if parameter.ndim > 1 else 0.0)
-    adam = build_optimizer(encoder, replace(config, optimizer="adam"))
+    adam = build_optimizer(encoder, Objective(config), replace(config, optimizer="adam"))
     assert {group["weight_decay"] for group in adam.param_groups} == {0.1}
 
 
@@ -379,13 +385,13 @@ def test_a_run_resumed_through_the_corpus_keeps_its_vocabulary(tmp_path, corpus)
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    broken = train_corpus(corpus, CONFIG, run, progress=interrupt)
+    broken = train_corpora([Source(corpus)], CONFIG, run, progress=interrupt)
     assert (broken.stopped, broken.best) == ("interrupted", None)
     vocabulary = (run / "last" / "tokenizer.json").read_bytes()
-    resumed = train_corpus(corpus, CONFIG, run, resume=True)
+    resumed = train_corpora([Source(corpus)], CONFIG, run, resume=True)
 
     assert resumed.stopped == "finished"
     assert (run / "last" / "tokenizer.json").read_bytes() == vocabulary
     shutil.rmtree(run / "state")
     with pytest.raises(MedretError, match="before its first validation"):
-        train_corpus(corpus, CONFIG, run)
+        train_corpora([Source(corpus)], CONFIG, run)

@@ -70,6 +70,10 @@ class AugmentDraw:
         """The same draw on another device."""
         return AugmentDraw(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
+    def rows(self, rows: slice) -> "AugmentDraw":
+        """What happens to some films of the batch."""
+        return AugmentDraw(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
 
 def draw_augmentation(config: AugmentConfig, batch: int, generator: torch.Generator) -> AugmentDraw:
     """Draw what happens to each of `batch` films; the same generator state gives the same draw on any device."""

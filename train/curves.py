@@ -12,17 +12,20 @@ from encoders.atomic import whole_file
 
 Row = Mapping[str, float]
 LEADING = ("step", "epoch", "lr", "train_loss", "validation_loss")
-TRAILING = ("seconds", "images_per_second")
+TRAILING = ("seconds", "images_per_second", "waiting")
+LEARNED = "temperature"  # in every row, or in none where it is fixed
 
 
 def write_metrics(rows: Sequence[Row], path: Path) -> None:
-    """Write one line per validation: step, epoch, rate, losses (nats), metrics, seconds since the start, images a second.
+    """Write one line per validation: step, epoch, rate, losses (nats), metrics, a learned temperature, seconds since the start.
+
+    Last come the images a second since the validation before, and the share of that time spent waiting for data.
 
     Args:
         rows: Column to number, equal columns in every row.
         path: The CSV file, replaced as a whole.
     """
-    columns = [*LEADING, *metric_names(rows), *TRAILING]
+    columns = [*LEADING, *metric_names(rows), *([LEARNED] if any(LEARNED in row for row in rows) else []), *TRAILING]
     with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
@@ -61,5 +64,5 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
 
 def metric_names(rows: Sequence[Row]) -> list[str]:
     """The columns that the validation callback brought, in its order."""
-    fixed = {*LEADING, *TRAILING}
+    fixed = {*LEADING, *TRAILING, LEARNED}
     return list(dict.fromkeys(name for row in rows for name in row if name not in fixed))

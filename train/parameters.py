@@ -1,4 +1,4 @@
-"""Which parameters of an encoder learn, how fast, and what its BatchNorm layers do meanwhile."""
+"""Which parameters of an encoder learn, how fast, what its BatchNorm layers do meanwhile, and where."""
 
 from pathlib import Path
 from typing import Any
@@ -9,21 +9,24 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from encoders.dual import DualEncoder, freeze, set_batchnorm
 from encoders.errors import MedretError
+from encoders.execution import checkpoint_activations, compile_encoder
 from train.config import TrainConfig
+from train.distributed import Group
+from train.objective import Objective
 
 
 def image_is_pretrained(config: TrainConfig) -> bool:
     """Whether the image encoder starts from weights."""
-    return bool(config.image_weights) or Path(config.image).is_dir()
+    return bool(config.start or config.image_weights) or Path(config.image).is_dir()
 
 
 def text_is_pretrained(config: TrainConfig) -> bool:
     """Whether the text encoder starts from weights."""
-    return Path(config.text).is_dir()
+    return bool(config.start) or Path(config.text).is_dir()
 
 
 def prepare_encoder(encoder: DualEncoder, config: TrainConfig) -> None:
-    """Freeze the lower layers of pretrained encoders and choose what BatchNorm does.
+    """Freeze what shall not learn and choose what BatchNorm does.
 
     Raises:
         MedretError: If an encoder has fewer layers, or starts at random: frozen noise learns nothing.
@@ -35,29 +38,55 @@ def prepare_encoder(encoder: DualEncoder, config: TrainConfig) -> None:
         if getattr(config, key) and not pretrained:
             raise MedretError(
                 f"{key} is {getattr(config, key)}, but the {kind} encoder {getattr(config, kind)!r} starts at random, expected weights: "
-                f"set {kind} to a Hugging Face folder, or {key} to 0"
+                f"set {kind} to a Hugging Face folder, start to a checkpoint, or {key} to 0"
             )
-    freeze(encoder, text_layers=config.freeze_text_layers or None, image_stages=config.freeze_image_stages or None)
+    freeze(encoder, text_layers=config.freeze_text_layers or None, image_stages=config.freeze_image_stages or None, learn=config.learn)
     # Batches of a fine-tuning are small, and statistics of thousands of films are there already
     running = config.batchnorm == "running" or (config.batchnorm == "auto" and image_is_pretrained(config))
     set_batchnorm(encoder, running)
 
 
-def build_optimizer(encoder: DualEncoder, config: TrainConfig) -> Optimizer:
-    """Adam as published, or AdamW that spares gains and biases from decay; pretrained parts have their own rate.
+def place_encoder(encoder: DualEncoder, config: TrainConfig, group: Group) -> None:
+    """Bring an encoder to the group's device, and let it run there as the settings have it.
 
+    Live BatchNorm takes its statistics over the whole group where that can be had, on CUDA.
+
+    Raises:
+        MedretError: If that would need as many chunks on each process, and nothing ensures it.
+    """
+    encoder.to(group.device)
+    if group.size > 1 and group.device.type == "cuda" and not encoder.running_batchnorm:
+        if config.chunk_size:
+            raise MedretError(
+                f"batchnorm is live in a group of {group.size} processes and chunk_size {config.chunk_size}: its statistics would be "
+                "those of chunks, expected batchnorm = 'running' with chunks, or chunk_size = 0"
+            )
+        nn.SyncBatchNorm.convert_sync_batchnorm(encoder)  # type: ignore[no-untyped-call]
+    if config.activation_checkpointing:
+        checkpoint_activations(encoder)
+    if config.compile:
+        compile_encoder(encoder)
+
+
+def build_optimizer(encoder: DualEncoder, objective: Objective, config: TrainConfig) -> Optimizer:
+    """Adam as published, or AdamW that spares gains and biases from decay; what starts from weights has its own rate.
+
+    A temperature and continuous prompts are never decayed: 0 is no better a value of theirs than another.
     Each group's full rate is kept as "full_lr"; the schedule multiplies it.
     """
-    pretrained = {
-        id(parameter)
-        for backbone, known in ((encoder.image, image_is_pretrained(config)), (encoder.text, text_is_pretrained(config)))
-        for parameter in (backbone.parameters() if known else ())
+    known = {
+        encoder.image: image_is_pretrained(config),
+        encoder.text: text_is_pretrained(config),
+        encoder.image_head: bool(config.start),
+        encoder.text_head: bool(config.start),
     }
+    pretrained = {id(parameter) for part, starts in known.items() if starts for parameter in part.parameters()}
+    spared = {id(parameter) for part in (objective, encoder.prompts) if part is not None for parameter in part.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter in encoder.parameters():
+    for parameter in [*encoder.parameters(), *objective.parameters()]:
         if parameter.requires_grad:
             rate = config.pretrained_learning_rate if id(parameter) in pretrained else config.learning_rate
-            decayed = config.optimizer == "adam" or parameter.ndim > 1
+            decayed = id(parameter) not in spared and (config.optimizer == "adam" or parameter.ndim > 1)
             groups.setdefault((rate, config.weight_decay if decayed else 0.0), []).append(parameter)
     listed: list[dict[str, Any]] = [
         {"params": parameters, "lr": rate, "full_lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()

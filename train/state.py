@@ -3,7 +3,8 @@
 import json
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from encoders.atomic import private_folder, whole_folder
+from encoders.atomic import private_folder, recover_replaced, whole_folder
 from encoders.errors import MedretError
 from encoders.huggingface import write_safetensors
+from index.resume import locked
 from train.config import TrainConfig
+from train.distributed import SOLO, Group
 
-FORMAT = 1
-_MAY_DIFFER = {"workers"}  # settings that change no result
+FORMAT = 2
+_MAY_DIFFER = {"workers", "tensorboard"}  # settings that change no result
 _OPTIMIZER = "optimizer.safetensors"
-_OF_A_RUN = ("best", "last", "state", "metrics.csv", "curves.png", "config.toml")
+_OF_A_RUN = ("best", "last", "state", "events", "metrics.csv", "curves.png", "config.toml")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,73 +33,70 @@ class RunState:
 
     Attributes:
         config: The settings, as a mapping.
-        data: Fingerprint of the pairs.
-        step: Steps taken.
-        epoch, position: The next batch: its epoch, and its place there.
+        data: Fingerprint of the training data.
+        step: Steps taken; the next batch follows from it and the seed.
         loss_sum, loss_count: Of the training losses since the last validation.
         schedule: Of `Schedule.state`.
         rows: The validations so far, one mapping each.
         best_row: Which of them is the best, or -1.
         seconds: Spent so far, validations included.
+        training, waited: Seconds of steps, and among them those in which the next batch was not there yet.
         finished: Nothing is left to do.
     """
 
     config: Mapping[str, Any]
     data: str
     step: int = 0
-    epoch: int = 0
-    position: int = 0
     loss_sum: float = 0.0
     loss_count: int = 0
     schedule: dict[str, float] = field(default_factory=dict)
     rows: list[dict[str, float]] = field(default_factory=list)
     best_row: int = -1
     seconds: float = 0.0
+    training: float = 0.0
+    waited: float = 0.0
     finished: bool = False
 
 
-def open_run(out: Path, config: Mapping[str, Any], data: str, resume: bool, overwrite: bool) -> RunState:
-    """The state to begin with: fresh, or that of the run in `out` if it is to be resumed.
+@contextmanager
+def open_run(out: Path, config: Mapping[str, Any], data: str, resume: bool, overwrite: bool, group: Group = SOLO) -> Iterator[RunState]:
+    """Yield the state to begin with: fresh, or that of the run in `out` if it is to be resumed; nobody else can write there meanwhile.
 
     Args:
         out: The run's folder; made if missing.
         config: The settings, as a mapping.
-        data: Fingerprint of the pairs.
+        data: Fingerprint of the training data.
         resume: Continue the run that lies there, if one does.
         overwrite: Delete the run that lies there.
+        group: Its first process looks and writes; the others are told.
 
     Raises:
-        MedretError: If a run lies there and is neither to be resumed nor deleted, or had other settings or data; if other things do.
+        MedretError: If a run lies there and is neither to be resumed nor deleted, is still being written, or had other settings
+            or data; if other things lie there.
     """
-    refuse_overwriting(out, resume, overwrite)
-    private_folder(out)
-    fresh = RunState(config=config, data=data)
-    if overwrite:
-        for path in _lying_in(out):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return fresh
-    found = read_state(out / "state")
-    if found is None:
-        return fresh
-    if found.data != data:
-        raise MedretError(f"{out}: the run learned from other pairs than the corpus holds now. Give the same corpus, or another --out")
-    for name, value in json.loads(json.dumps(config)).items():
-        before = found.config.get(name)
-        if name not in _MAY_DIFFER and before != value:
-            raise MedretError(
-                f"{out}: the run has {name} = {before!r}, but {value!r} is asked for. Resume with --config {out / 'config.toml'}"
-            )
-    return found
+    if group.rank > 0:
+        yield RunState(**group.share(None))
+        return
+    claim_folder(out, resume, overwrite)
+    with locked(private_folder(out)):
+        state = _begin(out, RunState(config=config, data=data), overwrite)
+        group.share(asdict(state))
+        yield state
 
 
-def refuse_overwriting(out: Path, resume: bool, overwrite: bool) -> None:
-    """Stop where a run lies in `out` and nothing was said of it, or where other things lie.
+def claim_folder(out: Path, resume: bool, overwrite: bool) -> None:
+    """Mend what a kill left of a run in `out`; stop where one lies there and nothing was said of it, or other things do.
 
     Raises:
         MedretError: If so.
     """
     _refuse_other_things(out)
-    if resume or overwrite or not _lying_in(out):
+    if not _lying_in(out):
+        return
+    with locked(out):
+        for name in _OF_A_RUN:
+            recover_replaced(out / name)
+    if resume or overwrite:
         return
     found = read_state(out / "state")
     where = f"step {found.step}, {'finished' if found.finished else 'not finished'}" if found else "before its first validation"
@@ -159,6 +159,25 @@ def _laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
     return torch.empty_like(parameter, dtype=tensor.dtype, memory_format=torch.preserve_format).copy_(tensor)
 
 
+def _begin(out: Path, fresh: RunState, overwrite: bool) -> RunState:
+    if overwrite:
+        for path in _lying_in(out):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return fresh
+    found = read_state(out / "state")
+    if found is None:
+        return fresh
+    if found.data != fresh.data:
+        raise MedretError(f"{out}: the run learned from other data than the corpora hold now. Give the same corpora, or another --out")
+    for name, value in json.loads(json.dumps(fresh.config)).items():
+        before = found.config.get(name)
+        if name not in _MAY_DIFFER and before != value:
+            raise MedretError(
+                f"{out}: the run has {name} = {before!r}, but {value!r} is asked for. Resume with --config {out / 'config.toml'}"
+            )
+    return found
+
+
 def _lying_in(out: Path) -> list[Path]:
     return [out / name for name in _OF_A_RUN if (out / name).exists()]
 
@@ -179,7 +198,8 @@ def _refuse_other_things(out: Path) -> None:
 def _names_all_settings(path: Path) -> bool:
     """Whether a file names every setting, as training notes them; one that somebody wrote names a few."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8")).keys() == {setting.name for setting in fields(TrainConfig)}
+        named = tomllib.loads(path.read_text(encoding="utf-8")).keys()
+        return named - {"corpus"} == {setting.name for setting in fields(TrainConfig)}
     except (OSError, ValueError):
         return False
 

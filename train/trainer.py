@@ -14,7 +14,7 @@ from encoders.atomic import whole_file
 from encoders.checkpoint import save_checkpoint
 from encoders.dual import DualEncoder
 from train.batches import Batch, BatchPlanner, read_ahead, validation_batches
-from train.card import checkpoint_notes, render_card
+from train.card import checkpoint_notes, data_notes, render_card
 from train.config import TrainConfig, dump_config
 from train.curves import draw_curves, metric_names, write_metrics
 from train.data import Films, TrainingData
@@ -185,7 +185,7 @@ class _Run:
 
     def validation(self) -> None:
         """Measure, note down, keep the encoder if it is the best, save all that is needed to go on."""
-        state, began = self.state, time.monotonic()
+        state, objective, began = self.state, self.learner.objective, time.monotonic()
         measured = self.group.share(self.measure() if self.group.rank == 0 else None)  # and all take the same decisions
         self.schedule.observe(measured["validation_loss"])
         state.seconds += time.monotonic() - began
@@ -195,7 +195,7 @@ class _Run:
             "lr": max(float(group["lr"]) for group in self.learner.optimizer.param_groups),
             "train_loss": state.loss_sum / state.loss_count,
             **measured,
-            "temperature": self.learner.objective.temperature,
+            **({"temperature": objective.temperature} if objective.learned else {}),
             "seconds": state.seconds,
             "images_per_second": self.images / max(self.training, 1e-9),
             "waiting": self.waited / max(self.training, 1e-9),
@@ -271,7 +271,7 @@ class _Run:
             metric=self.chooser(state.rows),
             best_row=state.rows[best] if best >= 0 else {},
             waiting=state.waited / max(state.training, 1e-9),
-            notes=self.data.notes,
+            notes=data_notes(self.data),
         )
 
 
