@@ -320,8 +320,11 @@ def test_equal_sets_are_asked_for_where_only_they_are_alike(tmp_path):
     data = load(tmp_path, table_corpus(tmp_path / "films", films))
 
     assert len(BatchPlanner(data, MIXES[2]).batch(0).prompts) == 2
+    equal = replace(MIXES[2], relation="equal")
     with pytest.raises(MedretError, match="none of"):  # no prompt has both
-        BatchPlanner(data, replace(MIXES[2], relation="equal")).batch(0)
+        BatchPlanner(data, equal).batch(0)
+    with pytest.raises(MedretError, match="validation, step 1: none of 2 images"):
+        validation_batches(data, equal)
 
 
 def test_words_are_left_out_of_all_texts_alike(data):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import NamedTuple, TypeVar
 
@@ -151,7 +152,8 @@ class BatchPlanner:
             further = [row for stream in self._further for row in stream.batch(step).tolist()]
         side = {"convirt": self._paired, "medclip": self._drawn, "umcl": self._joined}[self._config.objective](step, rows, further)
         batch = self._images.batch(step, rows, side)
-        _check_positives(batch, self._config)
+        if not _is_related(batch, self._config):
+            raise MedretError(_unrelated(batch))
         return batch
 
     def epoch_of(self, step: int) -> float:
@@ -167,9 +169,8 @@ class BatchPlanner:
         for number, quota in zip(present, quotas, strict=True):
             rows = np.flatnonzero(images.sources == number)
             studies = images.studies[rows]
-            place = (number,) if number else ()
             size = even_size(studies, quota) if len(present) == 1 else quota
-            streams.append(RowStream(rows, studies, size, lambda epoch, place=place: seeded(seed, ORDER, epoch, *place)))  # type: ignore[misc]
+            streams.append(RowStream(rows, studies, size, partial(_epoch_order, seed, ORDER, number)))
         return streams
 
     def _further_streams(self) -> list[RowStream]:
@@ -186,7 +187,7 @@ class BatchPlanner:
         of_images = sum(corpus.weight for corpus in self._data.corpora if corpus.images)
         quotas = _shared(min(images, max(round(images * sum(weights) / of_images), len(rows))), weights)
         return [
-            RowStream(some, texts.studies[some], quota, lambda epoch, number=number: seeded(seed, FURTHER, epoch, number))  # type: ignore[misc]
+            RowStream(some, texts.studies[some], quota, partial(_epoch_order, seed, FURTHER, number))
             for (number, some), quota in zip(rows.items(), quotas, strict=True)
         ]
 
@@ -241,14 +242,21 @@ class BatchPlanner:
 def validation_batches(data: TrainingData, config: TrainConfig) -> list[Batch]:
     """The same batches of held-out images each time, each image with a text of its own report or its labels; no word is left out.
 
-    Rows are those of `data.validate`, over all corpora in one random order; no study occurs twice in a batch.
+    Rows are those of `data.validate`, over all corpora in one random order; no study occurs twice in a batch. A batch of which
+    no loss could be had is left out.
+
+    Raises:
+        MedretError: If none is left.
     """
-    images = _Images(data.validate, data, config)
-    batches = epoch_batches(data.validate.studies, config.batch_size, seeded(config.seed, VALIDATION))
-    return [
-        images.batch(number, rows, images.own_texts(rows, seeded(config.seed, VALIDATION, number), seeded(config.seed, PROMPTS, number, 1)))
-        for number, rows in enumerate(batches)
-    ]
+    images, seed = _Images(data.validate, data, config), config.seed
+    batches = []
+    for number, rows in enumerate(epoch_batches(data.validate.studies, config.batch_size, seeded(seed, VALIDATION))):
+        side = images.own_texts(rows, seeded(seed, VALIDATION, number), seeded(seed, PROMPTS, number, 1))
+        batches.append(images.batch(number, rows, side))
+    related = [batch for batch in batches if _is_related(batch, config)]
+    if not related:
+        raise MedretError(f"validation, {_unrelated(batches[0])}")
+    return related
 
 
 def read_ahead(load: Callable[[int], Loaded], steps: Iterable[int]) -> Iterator[Loaded]:
@@ -270,15 +278,24 @@ def _shared(batch_size: int, weights: Sequence[float]) -> list[int]:
         raise MedretError(f"{error}. Raise batch_size, or leave corpora out") from error
 
 
-def _check_positives(batch: Batch, config: TrainConfig) -> None:
+def _epoch_order(seed: int, purpose: int, corpus: int, epoch: int) -> np.random.Generator:
+    return seeded(seed, purpose, epoch, *([corpus] if corpus else []))  # of the first corpus as of a run on it alone
+
+
+def _is_related(batch: Batch, config: TrainConfig) -> bool:
+    """Whether any image and text are alike, for the objective."""
     images, texts = batch.image_labels, batch.text_labels
     if config.objective == "umcl" and config.relation == "equal":
         sets = {labels.tobytes() for labels in images[images.any(axis=1)]}
-        related = any(labels.tobytes() in sets for labels in texts)
+        alike = any(labels.tobytes() in sets for labels in texts)
     else:
-        related = bool((images.any(axis=0) & texts.any(axis=0)).any())
-    if not related and not batch.partners.any():
-        raise MedretError(
-            f"step {batch.step + 1}: none of {len(images)} images shares a label with any of {len(texts)} texts, nor has its own report "
-            "among them, expected at least one. Raise batch_size, use more findings, or add a corpus with reports of the same labels"
-        )
+        alike = bool((images.any(axis=0) & texts.any(axis=0)).any())
+    return alike or bool(batch.partners.any())
+
+
+def _unrelated(batch: Batch) -> str:
+    images, texts = batch.partners.shape
+    return (
+        f"step {batch.step + 1}: none of {images} images shares a label with any of {texts} texts, nor has its own report "
+        "among them, expected at least one. Raise batch_size, use more findings, or add a corpus with reports of the same labels"
+    )
