@@ -27,6 +27,15 @@ def encode_texts(encoder: "DualEncoder", texts: Sequence[str], vector: str = "jo
     return vectors
 
 
+def encode_labels(encoder: "DualEncoder", names: Sequence[str], vector: str = "joint") -> NDArray[np.float32]:
+    """Encode N labels, at least one, through their continuous prompts into (N, D) float32 unit vectors: "joint" or "features"."""
+    import torch
+
+    with torch.inference_mode():
+        vectors: NDArray[np.float32] = getattr(encoder.encode_labels(names), vector).float().cpu().numpy()
+    return vectors
+
+
 def encode_films(encoder: "DualEncoder", films: FilmRows, vector: str = "joint", batch_size: int = 32) -> NDArray[np.float32]:
     """Encode N films, at least one, (N, S, S) uint8 as the encoder's preprocessing makes them, into (N, D) float32 unit vectors."""
     import torch

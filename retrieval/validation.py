@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from index.corpora.prompts import prompts_for
 from index.corpora.record import FINDINGS, NULL_LABEL, LabelState, Record
-from retrieval.encoding import FilmRows, encode_films, encode_texts
+from retrieval.encoding import FilmRows, encode_films, encode_labels, encode_texts
 from retrieval.metrics import first_match_ranks, mean_reciprocal_rank, precision_at_k, ranked_relevance, recall_at_k
 from retrieval.qrels import number_texts, read_relevance
 
@@ -29,7 +29,8 @@ def paired_validator(
     Identical texts are one candidate and one query. Where there are two of them or more, the figures are, over the images
     with a text, "mrr", the mean of the mean reciprocal ranks of image → report and report → image; "R@10 image-report";
     and "R@10 report-image". Where an image is labelled positive, "P@5 text-image": the built-in prompts of each finding
-    against all images in which it was looked for, averaged over the findings with a positive image.
+    against all images in which it was looked for, averaged over the findings with a positive image; and before it, for an
+    encoder with continuous prompts, "P@5 label-image": the same with those, one of each finding.
 
     Args:
         images: (N, S, S) uint8 squares, S as the encoder's preprocessing has it.
@@ -95,11 +96,21 @@ def _label_precision(
 ) -> dict[str, float]:
     relevance = read_relevance(labels, findings)
     askable = [place for place, bit in enumerate(relevance.bits) if (relevance.positive & bit).any()]
+
+    def figure(classes: list[int], queries: NDArray[np.float32]) -> float:
+        """The mean over the findings of the precision of their queries (Q, D), whose findings are `classes`."""
+        of = np.array(classes)  # (Q,)
+        bits = relevance.bits[of]
+        scores = queries @ image_vectors.T  # (Q, N)
+        scores[(relevance.judged & bits[:, None]) == 0] = -np.inf  # corpora of a mix may label different findings
+        ranked = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+        precision = precision_at_k(ranked_relevance(ranked, bits, relevance.positive), 5)
+        return float(np.mean([precision[of == place].mean() for place in np.unique(of)]))
+
+    figures = {}
+    prompted = [place for place in askable if encoder.prompts is not None and findings[place] in encoder.prompts.config.names]
+    if prompted:
+        figures["P@5 label-image"] = figure(prompted, encode_labels(encoder, [findings[place] for place in prompted]))
     asked = [(place, text) for place in askable for text in prompts_for(findings[place])]
-    classes = np.array([place for place, _ in asked])  # (Q,)
-    bits = relevance.bits[classes]
-    scores = encode_texts(encoder, [text for _, text in asked], batch_size=batch_size) @ image_vectors.T  # (Q, N)
-    scores[(relevance.judged & bits[:, None]) == 0] = -np.inf  # corpora of a mix may label different findings
-    ranked = np.argsort(-scores, axis=1, kind="stable")[:, :5]
-    precision = precision_at_k(ranked_relevance(ranked, bits, relevance.positive), 5)
-    return {"P@5 text-image": float(np.mean([precision[classes == place].mean() for place in askable]))}
+    texts = encode_texts(encoder, [text for _, text in asked], batch_size=batch_size)
+    return {**figures, "P@5 text-image": figure([place for place, _ in asked], texts)}

@@ -11,6 +11,7 @@ from handmade_lists import CLASSES, write_lists
 from encoders.checkpoint import save_checkpoint
 from encoders.dual import build_encoder
 from encoders.errors import MedretError
+from encoders.prompt import PromptConfig
 from index.corpora.prompts import prompts_for
 from index.corpora.record import NULL_LABEL, LabelState, Record
 from index.shards import ShardRow
@@ -347,6 +348,23 @@ def test_the_validator_scores_prompts_where_there_are_labels(encoder):
 
     assert list(figures) == ["mrr", "R@10 image-report", "R@10 report-image", "P@5 text-image"]
     assert figures["P@5 text-image"] == 1
+
+
+def test_the_validator_scores_continuous_prompts_beside_worded_ones():
+    encoder = build_encoder(texts=["edema fracture"], size=32, dimension=16).eval()
+    encoder.add_prompts(PromptConfig(names=("Fracture",), length=3))
+    squares = np.random.default_rng(0).integers(0, 255, (20, 32, 32), dtype=np.uint8)
+    labels = np.full((20, 2), int(LabelState.NEGATIVE), dtype=np.int8)
+    with torch.inference_mode():
+        scores = encoder.encode_images(torch.from_numpy(squares)).joint @ encoder.encode_labels(["Fracture"]).joint[0]
+    order = scores.argsort(descending=True).tolist()
+    labels[order[1:4], 1] = LabelState.POSITIVE  # second to fourth of the prompt's ranking
+    labels[0, 0] = LabelState.POSITIVE
+
+    figures = paired_validator(squares, [""] * 20, labels, findings=("Edema", "Fracture"))(encoder)
+
+    assert list(figures) == ["P@5 label-image", "P@5 text-image"]
+    assert figures["P@5 label-image"] == pytest.approx(3 / 5)
 
 
 def test_the_validator_pairs_only_the_images_that_have_a_text(encoder):
