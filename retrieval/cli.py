@@ -114,7 +114,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run: best/, last/, metrics.csv, curves.png, config.toml.")],
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PATH]...", help="Corpora to learn from, folders or tables; none where --config names them as [[corpus]]."),
+        typer.Argument(metavar="PATH...", help="Corpora to learn from: folders or tables. None where the file of --config names them."),
     ] = None,
     weight: Annotated[
         list[float] | None,
@@ -348,14 +348,13 @@ def _choose_sources(
     if weights and len(weights) != len(paths):
         raise typer.BadParameter(f"--weight is given {len(weights)} times for {len(paths)} corpora: give one for each PATH, or none")
     if told and len(paths) != 1:
-        raise typer.BadParameter(
-            "--format, --reports, --column and --labels tell of one PATH: name several corpora as [[corpus]] in --config"
-        )
+        alone = "--format, --reports, --column and --labels tell of one PATH"
+        raise typer.BadParameter(f"{alone}: name several corpora in the file of --config, a [[corpus]] table each")
     filed = list(load_sources(config)) if config else []
     given = [CorpusSource(path=str(path), weight=part, **told) for path, part in zip(paths, weights or [0.0] * len(paths), strict=True)]
     again = resume and not weights and not told and [source.path for source in filed] == [str(path.absolute()) for path in paths]
     if not (chosen := filed if again or not given else given):
-        raise typer.BadParameter("no corpus: name one or several, or write them as [[corpus]] into the file of --config")
+        raise typer.BadParameter("no corpus: name one or several, or have the file of --config name them, a [[corpus]] table each")
     return chosen
 
 

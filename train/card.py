@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from encoders.dual import DualEncoder
 from train.config import TrainConfig
 from train.data import TrainingData
 
@@ -31,10 +32,13 @@ _UNCERTAIN = {
 }
 
 
-def checkpoint_notes(config: TrainConfig, data: TrainingData, step: int, row: Mapping[str, float], temperature: float) -> dict[str, Any]:
+def checkpoint_notes(
+    encoder: DualEncoder, config: TrainConfig, data: TrainingData, step: int, row: Mapping[str, float], temperature: float
+) -> dict[str, Any]:
     """The making of a checkpoint as JSON values: folders by their name alone, and nothing of any patient.
 
     Args:
+        encoder: The checkpoint's.
         config: Settings.
         data: What it learned from.
         step: Steps taken.
@@ -44,6 +48,7 @@ def checkpoint_notes(config: TrainConfig, data: TrainingData, step: int, row: Ma
     settings = {name: Path(value).name if name in _FOLDERS else value for name, value in asdict(config).items()}
     held_out = {"images": len(data.validate), "studies": len(np.unique(data.validate.studies))}
     return {
+        "encoder": _architecture(encoder),
         "step": step,
         "metrics": dict(row),
         "temperature": temperature,
@@ -52,6 +57,18 @@ def checkpoint_notes(config: TrainConfig, data: TrainingData, step: int, row: Ma
         "held_out": held_out,
         "notes": list(data_notes(data)),
         "config": settings,
+    }
+
+
+def _architecture(encoder: DualEncoder) -> dict[str, Any]:
+    made = encoder.config
+    return {
+        "image": made.image["kind"],
+        "text": made.text["kind"],
+        "size": made.preprocessing.size,
+        "dimension": made.dimension,
+        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+        "prompts": list(encoder.prompts.config.names) if encoder.prompts else [],
     }
 
 
@@ -79,11 +96,14 @@ def render_card(notes: Mapping[str, Any], chosen_by: str | None = None) -> str:
         "Figures": _figures(notes, chosen_by),
         "Limits": _limits(notes),
     }
-    begun = f", begun from {config['start']}" if config["start"] else ""
+    made = notes["encoder"]
+    begun = f" Begun from {config['start']}." if config["start"] else ""
+    prompts = f" Continuous prompts for {', '.join(made['prompts'])}." if made["prompts"] else ""
     head = (
         "# An encoder of chest radiographs and reports\n\n"
-        f"Images by `{config['image']}`, texts by `{config['text']}`{begun}; {notes['step']:,} steps.\n\n"
-        f"{_OBJECTIVES[config['objective']]}.\n\n"
+        f"Images ({made['image']}, {made['size']} pixels) and texts ({made['text']}) in one space of {made['dimension']} dimensions; "
+        f"{made['parameters'] / 1e6:.1f} million parameters.{prompts}{begun}\n\n"
+        f"Learned in {notes['step']:,} steps by {_OBJECTIVES[config['objective']]}.\n\n"
         "**For research only. It is no medical device and must not be used to diagnose.**\n"
     )
     return head + "".join(f"\n## {title}\n\n{text}\n" for title, text in sections.items())
@@ -129,7 +149,7 @@ def _figures(notes: Mapping[str, Any], chosen_by: str | None) -> str:
     hidden = ("step", "epoch", "lr", "temperature", "seconds", "images_per_second", "waiting")
     table = _table(["figure", "value"], [[name.replace("_", " "), f"{value:.4g}"] for name, value in row.items() if name not in hidden])
     text = (
-        f"After {row['step']:,.0f} steps ({row['epoch']:.3g} epochs), among the {held_out['images']:,} held-out images of "
+        f"After step {row['step']:,.0f} (epoch {row['epoch']:.3g}), among the {held_out['images']:,} held-out images of "
         f"{held_out['studies']:,} studies and their reports alone: a larger collection is harder to search. Losses are in nats.\n\n{table}"
     )
     if row["step"] != notes["step"]:

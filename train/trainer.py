@@ -257,9 +257,10 @@ class _Run:
     def checkpoint(self, name: str, row: Mapping[str, float]) -> None:
         """Write the encoder with notes and model card; `row` is what it was measured by."""
         if self.group.rank == 0:
-            notes = checkpoint_notes(self.config, self.data, self.state.step, row, self.learner.objective.temperature)
+            encoder, temperature = self.learner.encoder, self.learner.objective.temperature
+            notes = checkpoint_notes(encoder, self.config, self.data, self.state.step, row, temperature)
             card = render_card(notes, chosen_by=self.chooser([row]) if name == "best" else None)
-            save_checkpoint(self.learner.encoder, self.out / name, {"training": notes}, files={"MODEL_CARD.md": card})
+            save_checkpoint(encoder, self.out / name, {"training": notes}, files={"MODEL_CARD.md": card})
 
     def result(self, stopped: Stopped) -> TrainResult:
         state, best = self.state, self.state.best_row
