@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+import train.configs
 from encoders.errors import MedretError
 from train.config import TrainConfig, dump_config, load_config, parse_settings, ready_configurations
 
@@ -66,6 +67,52 @@ def test_the_published_configuration_holds_the_papers_settings():
     }
     assert {key: getattr(config, key) for key in published} == published
     assert "convirt-published" in ready_configurations()
+
+
+def test_the_configuration_of_medclip_holds_what_its_code_and_example_run_say():
+    config = load_config(Path("medclip-published"))
+
+    published = {
+        "objective": "medclip",
+        "temperature": 0.07,
+        "learn_temperature": True,
+        "label_similarity": "cosine",
+        "soft_target_temperature": 1.0,
+        "uncertain": "zeros",
+        "image": "swin-tiny",
+        "text_pooling": "layers",
+        "dimension": 512,
+        "head": "linear",
+        "max_tokens": 77,
+        "min_tokens": 5,
+        "text_sample": "sentence",
+        "crop": ((224 / 256) ** 2, (224 / 256) ** 2),
+        "flip_probability": 0.5,
+        "rotation": 10.0,
+        "translation": 0.0625,
+        "scale": (0.8, 1.1),
+        "brightness": (0.8, 1.2),
+        "contrast": (0.8, 1.2),
+        "batch_size": 100,
+        "epochs": 10,
+        "warmup_fraction": 0.1,
+        "learning_rate": 2e-5,
+        "pretrained_learning_rate": 2e-5,
+        "weight_decay": 1e-4,
+        "schedule": "cosine",
+        "gradient_clip": 1.0,
+    }
+    assert {key: getattr(config, key) for key in published} == published
+
+
+def test_the_configuration_of_umcl_has_unicls_targets_and_coops_prompts_and_says_that_its_own_are_unknown():
+    config = load_config(Path("umcl-published"))
+
+    inferred = {"relation": "equal", "prompts": "continuous", "prompt_length": 16, "prompt_context": "shared", "prompt_position": "end"}
+    assert {key: getattr(config, key) for key in inferred} == inferred
+    text = (Path(train.configs.__file__).parent / "umcl-published.toml").read_text(encoding="utf-8")
+    assert "NOTHING OF ITS SETTINGS IS KNOWN" in text
+    assert ready_configurations() == ["convirt-published", "medclip-published", "umcl-published"]
 
 
 def test_a_bare_run_does_not_flip_films_and_stops_early():

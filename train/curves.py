@@ -33,7 +33,7 @@ def write_metrics(rows: Sequence[Row], path: Path) -> None:
 
 
 def draw_curves(rows: Sequence[Row], path: Path) -> None:
-    """Draw the losses, the validation metrics and the learning rate over the steps.
+    """Draw the losses, the validation metrics, the learning rate and, where it is learned, the temperature over the steps.
 
     Args:
         rows: As for `write_metrics`.
@@ -41,15 +41,16 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
     """
     steps = [row["step"] for row in rows]
     names = metric_names(rows)
-    figure = Figure(figsize=(5 * (2 + bool(names)), 3.6))
-    FigureCanvasAgg(figure)
-    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.14, top=0.91, wspace=0.18)  # a layout engine takes twice as long
-    panels = figure.subplots(1, 2 + bool(names), squeeze=False)[0]
     groups: list[tuple[str, Sequence[str]]] = [
         ("loss, nats", LEADING[3:]),
         *([("validation" if names[1:] else names[0], names)] if names else []),
         ("learning rate", ["lr"]),
+        *([(LEARNED, [LEARNED])] if any(LEARNED in row for row in rows) else []),
     ]
+    figure = Figure(figsize=(5 * len(groups), 3.6))
+    FigureCanvasAgg(figure)
+    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.14, top=0.91, wspace=0.18)  # a layout engine takes twice as long
+    panels = figure.subplots(1, len(groups), squeeze=False)[0]
     for panel, (title, columns) in zip(panels, groups, strict=True):
         for name in columns:
             panel.plot(steps, [row.get(name, float("nan")) for row in rows], marker=".", label=name.replace("_", " "))
