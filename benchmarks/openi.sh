@@ -13,11 +13,12 @@ here=$(dirname "$0")
 read -ra seeds <<< "${SEEDS:-0}"
 wanted=("$@")
 
-settings=(--batch-size "${BATCH:-64}" --set epochs=0 --set "max_steps=${STEPS:-560}" --set size=192 --set views=frontal
-    --set text_pooling=mean --set dimension=256 --set weight_decay=0.05 --set text_sample=sentences --set texts_per_image=1
-    --set max_tokens=96 --set "precision=${PRECISION:-bf16}" --set patience=0 --set flip_probability=0)
-imagenet=(--image efficientnet-lite0 --image-weights "$IMAGE_WEIGHTS" --set freeze_image_stages=5)
+settings=(--batch-size 32 --set epochs=0 --set "max_steps=${STEPS:-474}" --set validate_every=158 --set patience=0
+    --set size=160 --set views=frontal --set text_sample=report --set max_tokens=72 --set texts_per_image=1
+    --set text_pooling=mean --set dimension=256 --set weight_decay=0.05 --set flip_probability=0 --set "precision=${PRECISION:-bf16}")
+imagenet=(--image efficientnet-lite0 --image-weights "$IMAGE_WEIGHTS" --set freeze_image_stages=3)
 minilm=(--text "$TEXT" --set freeze_text_layers=4)
+labels=(--set temperature=0.07)
 measured=()
 
 run() { # NAME, then the arguments of medret train
@@ -37,10 +38,10 @@ run() { # NAME, then the arguments of medret train
 mkdir -p "$out"
 medret corpus "$OPENI"
 run convirt "$OPENI" --objective convirt "${imagenet[@]}" "${minilm[@]}"
-run medclip "$OPENI" --objective medclip "${imagenet[@]}" "${minilm[@]}"
-run umcl "$OPENI" --objective umcl "${imagenet[@]}" "${minilm[@]}"
+run medclip "$OPENI" --objective medclip --set soft_target_temperature=0.1 "${labels[@]}" "${imagenet[@]}" "${minilm[@]}"
+run umcl "$OPENI" --objective umcl "${labels[@]}" "${imagenet[@]}" "${minilm[@]}"
 [[ -z ${PEDIATRIC-} ]] ||
-    run mix "$OPENI" "$PEDIATRIC" --weight 4 --weight 1 --objective umcl "${imagenet[@]}" "${minilm[@]}"
+    run mix "$OPENI" "$PEDIATRIC" --weight 4 --weight 1 --objective umcl "${labels[@]}" "${imagenet[@]}" "${minilm[@]}"
 run no-imagenet "$OPENI" --objective convirt --image efficientnet-lite0 "${minilm[@]}"
 run no-minilm "$OPENI" --objective convirt "${imagenet[@]}" --text tiny
 python "$here/openi.py" "$OPENI" "${measured[@]}" --baseline --work "$out/encoded" --json "$out/openi.json" | tee "$out/openi.md"
