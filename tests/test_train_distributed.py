@@ -22,7 +22,7 @@ from train import distributed
 from train.distributed import SOLO, Group, join_group, share_rows
 from train.gradients import backward_in_chunks
 
-LIMIT = 90  # seconds: a process that waits longer for another one hangs
+LIMIT = 180  # seconds: a process that waits longer for another one hangs
 
 
 # What each process of a group does: () -> what the tests compare
