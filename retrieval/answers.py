@@ -13,10 +13,11 @@ from index.manifest import MODALITIES, VECTORS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One question: a text, an image file or a record of the corpus.
+    """One question: a text, an image file, a record of the corpus or a label.
 
     Attributes:
         text: A finding or a report, in plain words.
+        label: A label for which the encoder has learned a continuous prompt; letter case does not matter.
         image: A film: JPEG, PNG or DICOM.
         id: A record of the index; its stored vector is the query, and itself is never an answer.
         find: What to rank: "images" (the default), "reports" or "sentences".
@@ -30,6 +31,7 @@ class Query:
     """
 
     text: str | None = None
+    label: str | None = None
     image: Path | None = None
     id: str | None = None
     find: str = "images"
@@ -40,8 +42,8 @@ class Query:
     vector: str = "joint"
 
     def __post_init__(self) -> None:
-        if sum(part is not None for part in (self.text, self.image, self.id)) != 1:
-            raise ValueError("a query is one of text, image and id")
+        if sum(part is not None for part in (self.text, self.label, self.image, self.id)) != 1:
+            raise ValueError("a query is one of text, label, image and id")
         if self.find not in MODALITIES:
             raise ValueError(f"find is {self.find!r}, expected one of {MODALITIES}")
         if self.vector not in VECTORS:

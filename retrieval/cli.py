@@ -219,6 +219,7 @@ def build_index(
 @app.command()
 def query(
     text: Annotated[str | None, typer.Option("--text", help="A finding or a report, in plain words.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="A label that the encoder has learned a prompt for.")] = None,
     image: Annotated[Path | None, typer.Option("--image", help="A film: JPEG, PNG or DICOM.")] = None,
     id: Annotated[str | None, typer.Option("--id", help="A record of the index.")] = None,
     find: Annotated[Literal["images", "reports", "sentences"], typer.Option(help="What to look for.")] = "images",
@@ -236,14 +237,15 @@ def query(
     encoder: Annotated[Path | None, typer.Option(help="Use this copy of the index's encoder; another encoder is refused.")] = None,
     device: Device = None,
 ) -> None:
-    """Print the k records that answer a text, an image or a record best."""
-    if sum(given is not None for given in (text, image, id)) != 1:
-        raise typer.BadParameter("give one of --text, --image and --id")
+    """Print the k records that answer a text, a label, an image or a record best."""
+    if sum(given is not None for given in (text, label, image, id)) != 1:
+        raise typer.BadParameter("give one of --text, --label, --image and --id")
     from retrieval.engine import Query, SearchEngine
 
     engine = SearchEngine.load(index_dir, encoder, choose_device(device))
     asked = Query(
         text=text,
+        label=label,
         image=image,
         id=id,
         find=find,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from encoders.device import choose_device
 from encoders.errors import MedretError
 from retrieval.answers import Answer, Hit, Query, Ranking
-from retrieval.encoding import encode_films, encode_texts
+from retrieval.encoding import encode_films, encode_labels, encode_texts
 from retrieval.filters import EVERYTHING, Selection
 from retrieval.shelf import Shelf
 
@@ -104,8 +104,8 @@ class SearchEngine:
         """Answer one query.
 
         Raises:
-            MedretError: If the text is blank, the image cannot be read, the record is not in the index, or the
-                index does not hold what is to be found.
+            MedretError: If the text is blank, the label has no learned prompt, the image cannot be read, the record
+                is not in the index, or the index does not hold what is to be found.
         """
         asked = self._ask(query)
         if query.vector == "features" and (asked.kind == "image") != (query.find == "images"):
@@ -170,6 +170,19 @@ class SearchEngine:
             raise MedretError("the query text is empty; give a finding or a report in plain words")
         return encode_texts(self.encoder, folded, vector, batch_size)
 
+    def encode_labels(self, names: Sequence[str], vector: str = "joint") -> NDArray[np.float32]:
+        """Encode labels through the encoder's continuous prompts into (len(names), D) float32 unit vectors.
+
+        Raises:
+            MedretError: If the encoder has no prompts, or none for one of the labels.
+        """
+        if self.encoder.prompts is None:
+            raise MedretError(
+                f"{self.encoder_folder}: this encoder has no learned prompts for labels. Ask with --text, or learn some: medret train "
+                "CORPUS --objective umcl --start ENCODER --set prompts=continuous --set learn=prompts --out RUN, then ask with --encoder RUN"
+            )
+        return encode_labels(self.encoder, names, vector)
+
     def encode_image(self, path: Path, vector: str = "joint") -> NDArray[np.float32]:
         """Encode one film into (1, D) float32, by the path that the corpus took.
 
@@ -193,6 +206,8 @@ class SearchEngine:
             return self._ask_record(query.id, query.vector)
         if query.image is not None:
             return self._ask_image(query.image, query.vector)
+        if query.label is not None:
+            return _Asked(self.encode_labels([query.label], query.vector), "text")
         assert query.text is not None
         asked = _Asked(self.encode_texts([query.text], query.vector), "text")
         if self.encoder.count_cut([query.text]):

@@ -108,10 +108,13 @@ def _render(
 
 def _answer(shown: _Shown, with_ids: bool) -> dict[str, Any]:
     query = shown.answer.query
-    asked = "text" if query.text is not None else "film" if query.image is not None or shown.query_image else "record"
+    words = query.text if query.label is None else query.label
+    asked = "film" if query.image is not None or shown.query_image else "record"
+    if words is not None:
+        asked = "text" if query.label is None else "label"
     about = f", of a film positive for {shown.finding}" if shown.finding and asked == "film" else ""
     return {
-        "text": query.text,
+        "text": words,
         "image": _thumbnail(shown.query_image),
         "summary": f"{asked} → {query.find}{about}",
         "notes": shown.answer.notes,

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from encoders.checkpoint import load_checkpoint, save_checkpoint
+from encoders.prompt import PromptConfig
 from index.corpora.phantom import write_phantoms
 from retrieval import cli
 
@@ -123,6 +125,21 @@ def test_a_text_query_answers_with_the_documented_fields(made):
     assert all(set(hit) == fields for hit in hits)
     assert all(hit["modality"] == "images" and Path(hit["path"]).is_file() for hit in hits)
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+
+
+def test_a_label_finds_what_its_prompt_written_out_finds(made, tmp_path):
+    """Prompts that were given to the index's encoder later leave the index valid."""
+    encoder = load_checkpoint(made.run / "best")
+    encoder.add_prompts(PromptConfig(names=("Edema", "Pleural Effusion"), words="there is a"))
+    save_checkpoint(encoder, tmp_path / "prompted")
+    asked = ("query", "--index", made.index, "-k", 3, "--format", "json")
+
+    hits = json.loads(succeeds(*asked, "--label", "Pleural Effusion", "--encoder", tmp_path / "prompted"))
+
+    written = json.loads(succeeds(*asked, "--text", "there is a pleural effusion"))
+    assert [hit["id"] for hit in hits] == [hit["id"] for hit in written]
+    assert "Edema, Pleural Effusion" in fails(*asked, "--label", "Hernia", "--encoder", tmp_path / "prompted")
+    assert "no learned prompts" in fails(*asked, "--label", "Edema")
 
 
 def test_an_image_of_the_corpus_does_not_find_its_own_patient(made):
@@ -357,6 +374,7 @@ def test_an_error_of_medret_itself_is_one_line_without_data(monkeypatch, capsys)
 def test_wrong_usage_ends_with_exit_code_2(made):
     assert medret("query", "--index", made.index).returncode == 2
     assert medret("query", "--text", "a", "--id", "b", "--index", made.index).returncode == 2
+    assert medret("query", "--text", "a", "--label", "b", "--index", made.index).returncode == 2
     assert medret("evaluate", "chexpert-8x200", "--index", made.index).returncode == 2
 
 

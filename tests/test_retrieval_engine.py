@@ -9,10 +9,11 @@ import torch
 from handmade_index import make_engine, unit
 from PIL import Image
 
-from encoders.checkpoint import save_checkpoint
+from encoders.checkpoint import load_checkpoint, save_checkpoint
 from encoders.dual import build_encoder
 from encoders.errors import MedretError
 from encoders.pixels import read_image
+from encoders.prompt import PromptConfig
 from index.corpora.readers import open_corpus
 from index.corpora.record import LabelState, Record
 from index.encode import EncodeOptions, encode_corpus
@@ -101,6 +102,41 @@ def test_a_text_finds_the_report_that_is_that_text(engine):
     assert answer.hits[0].score == pytest.approx(1, abs=1e-5)
     assert {hit.modality for hit in answer.hits} == {"reports"}
     assert answer.hits[0].path is None
+
+
+@pytest.fixture(scope="module")
+def prompted(home):
+    """The same encoder, to which prompts were given later: their context says what a text could say."""
+    encoder = load_checkpoint(home / "encoder")
+    encoder.add_prompts(PromptConfig(names=("Edema", "Rib Fracture"), words="mild pulmonary"))
+    save_checkpoint(encoder, home / "prompted")
+    return SearchEngine.load(home / "index", home / "prompted", device="cpu")
+
+
+@pytest.mark.parametrize("find", ["images", "reports"])
+def test_a_label_finds_what_its_prompt_written_out_finds(engine, prompted, find):
+    answer = prompted.search(Query(label="edema", find=find, k=4))
+
+    written = engine.search(Query(text="mild pulmonary edema", find=find, k=4))
+    assert [hit.id for hit in answer.hits] == [hit.id for hit in written.hits]
+    np.testing.assert_allclose([hit.score for hit in answer.hits], [hit.score for hit in written.hits], atol=1e-6)
+    assert answer.notes == ()
+
+
+def test_an_unknown_label_lists_the_known_ones(prompted):
+    with pytest.raises(MedretError, match=r"'Hernia' .*Edema, Rib Fracture"):
+        prompted.search(Query(label="Hernia"))
+
+
+def test_an_encoder_without_prompts_says_what_to_do(engine):
+    with pytest.raises(MedretError, match=r"no learned prompts.*--text.*medret train.*learn=prompts.*--encoder RUN"):
+        engine.search(Query(label="Edema"))
+
+
+def test_features_of_a_label_are_those_of_a_text(prompted):
+    assert prompted.search(Query(label="Edema", find="reports", vector="features", k=1)).hits
+    with pytest.raises(MedretError, match="joint"):
+        prompted.search(Query(label="Edema", vector="features"))
 
 
 def test_sentences_are_found_by_sentence(engine):
@@ -221,7 +257,14 @@ def test_an_unknown_record_is_refused_by_name(engine):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{}, {"text": "a", "id": "b"}, {"text": "a", "k": 0}, {"text": "a", "find": "films"}, {"text": "a", "vector": "both"}],
+    [
+        {},
+        {"text": "a", "id": "b"},
+        {"text": "a", "label": "b"},
+        {"text": "a", "k": 0},
+        {"text": "a", "find": "films"},
+        {"text": "a", "vector": "both"},
+    ],
 )
 def test_a_query_that_makes_no_sense_is_a_wrong_call(wrong):
     with pytest.raises(ValueError, match=r"query|k is|find is|vector is"):

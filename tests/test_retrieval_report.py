@@ -13,7 +13,7 @@ from PIL import Image
 from index.corpora.record import LabelState, Record
 from index.encode import EncodeSummary
 from index.shards import ShardRow
-from retrieval.answers import Query
+from retrieval.answers import Answer, Query
 from retrieval.evaluation import evaluate_label_precision
 from retrieval.report import render_answers, render_evaluation
 from retrieval.tables import encoding_notes, figure, plain_value, render_answer, render_encoding, render_metrics, render_result
@@ -58,6 +58,12 @@ def test_a_page_holds_the_query_film_and_each_hit_in_order_without_outside_refer
     levels = [float(np.asarray(Image.open(io.BytesIO(film))).mean()) for film in films]
     expected = [0.0, *(40.0 * int(hit.id[-1]) for hit in answer.hits)]
     assert levels == pytest.approx(expected, abs=1)
+
+
+def test_a_page_names_the_label_that_was_asked_for(engine):
+    page = render_answers(engine, [Answer(query=Query(label="Pleural Effusion"), hits=())])
+
+    assert "<q>Pleural Effusion</q><span>label → images</span>" in page
 
 
 def test_report_text_is_escaped(engine):
