@@ -179,7 +179,7 @@ class SearchEngine:
         if self.encoder.prompts is None:
             raise MedretError(
                 f"{self.encoder_folder}: this encoder has no learned prompts for labels. Ask with --text, or learn some: medret train "
-                "CORPUS --objective umcl --start ENCODER --set prompts=continuous --set learn=prompts --out RUN, then ask with --encoder RUN"
+                "CORPUS --objective umcl --start ENCODER --set prompts=continuous --set learn=prompts --out RUN; ask with --encoder RUN"
             )
         return encode_labels(self.encoder, names, vector)
 
