@@ -130,7 +130,7 @@ class _Run:
         limits = [limit for limit in (config.epochs * self.planner.steps_per_epoch, config.max_steps) if limit]
         self.total = min(limits)
         self.schedule = build_schedule(config.schedule, self.total, config.warmup_fraction, config.plateau_factor, config.plateau_patience)
-        self.held_out = [batch for batch in validation_batches(data, config) if config.objective == "convirt" or _comparable(batch)]
+        self.held_out = validation_batches(data, config)
         self.images = 0  # since the last validation, as are these seconds
         self.training, self.waited = 0.0, 0.0
         self.drawn = -math.inf  # when the curves were
@@ -219,7 +219,7 @@ class _Run:
         losses = [self.learner.loss(batch, films) for batch, films in read_ahead(self.read_held_out, range(len(self.held_out)))]
         metrics = {name: float(value) for name, value in self.validate(encoder).items()} if self.validate else {}
         self.learner.begin()
-        return {"validation_loss": sum(losses) / len(losses) if losses else math.nan, **metrics}
+        return {"validation_loss": sum(losses) / len(losses), **metrics}
 
     def read_held_out(self, number: int) -> tuple[Batch, Tensor]:
         batch = self.held_out[number]
@@ -274,8 +274,3 @@ class _Run:
             waiting=state.waited / max(state.training, 1e-9),
             notes=data_notes(self.data),
         )
-
-
-def _comparable(batch: Batch) -> bool:
-    """Whether an image has a text of its own there, or one with a label of its own."""
-    return bool(batch.partners.any() or (batch.image_labels @ batch.text_labels.T).any())
