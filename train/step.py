@@ -59,20 +59,20 @@ class Learner:
         Raises:
             MedretError: If it is not finite.
         """
-        config = self.config
         rate = set_rate(self.optimizer, factor)
-        value = self._backward(batch, films).item()
+        loss = self._backward(batch, films)
+        self.group.sum_gradients(self.encoder.parameters())
+        if self.config.gradient_clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.objective.clamp_()
+        value = loss.item()  # not before: a GPU would be waited for in the midst of the step
         if not math.isfinite(value):
             raise MedretError(
                 f"the loss of step {batch.step + 1} is {value} at learning rate {rate:.3g}, expected a finite number. "
                 "Lower learning_rate, or set gradient_clip or precision = 'fp32'"
             )
-        self.group.sum_gradients(self.encoder.parameters())
-        if config.gradient_clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.objective.clamp_()
         return value
 
     @torch.inference_mode()
