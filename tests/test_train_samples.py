@@ -231,6 +231,16 @@ def test_studies_of_different_patients_are_different_though_numbered_alike(tmp_p
     assert len(collect_one(table_corpus(tmp_path, rows)).train) == 2
 
 
+def test_of_a_corpus_that_names_no_view_all_films_count_as_frontal_and_that_is_said(tmp_path):
+    rows = [*(paired(n, view="") for n in range(4)), paired(8, split="validate", view=""), paired(9, split="validate", view="")]
+    corpus = table_corpus(tmp_path, rows)
+
+    frontal = collect_one(corpus, views="frontal")
+
+    assert ids(frontal.train) == ["0", "1", "2", "3"]
+    assert frontal.notes == ("table: names no views, so that all its films are used.",)
+
+
 def test_phantoms_bring_all_their_frontal_films_with_reports_and_labels(tmp_path):
     written = write_phantoms(tmp_path / "phantoms", 20, 0)
 

@@ -5,7 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -143,7 +143,7 @@ def collect_samples(
     Args:
         sources: The mix.
         objective: "convirt", "medclip" or "umcl".
-        views: "all", or "frontal" for AP and PA films alone.
+        views: "all", or "frontal" for AP and PA films alone; of a corpus that names no view, all films.
         min_tokens: Reports and sentences with fewer words and punctuation marks are left out.
         seed: Chooses the patients held out.
         findings: The labels used; () for all of FINDINGS that some training record may be positive for.
@@ -196,15 +196,18 @@ def _is_positive(states: tuple[int, ...], findings: tuple[str, ...], uncertain: 
 
 def _collect(source: Source, use: _Use, seed: int) -> SourceSamples:
     left_out: Counter[str] = Counter()
+    notes: tuple[str, ...] = ()
+    if use.views == "frontal" and not any(record.view for record in source.corpus.records()):
+        use, notes = replace(use, views="all"), (f"{source.corpus.format}: names no views, so that all its films are used.",)
     train, validate = _splits(source.corpus, use, left_out)
     texts = [sample for sample in train if sample.record.image is None]
     unused = [sample for sample in validate if sample.record.image is None]
     train, validate = ([sample for sample in part if sample.record.image is not None] for part in (train, validate))
-    notes: tuple[str, ...] = ()
     if train or validate or not texts:
         _check(source.corpus, f"{use.images} to learn from", train, left_out)
         if count_studies(validate) < 2:
-            held_out, notes = _hold_out([*train, *validate], seed)
+            held_out, note = _hold_out([*train, *validate], seed)
+            notes += (note,)
             unused, texts = _part([*texts, *unused], held_out)
             validate, train = _part([*train, *validate], held_out)
             _check(source.corpus, f"{use.images} to learn from, after holding some out", train, left_out)
@@ -236,7 +239,7 @@ def _splits(corpus: Corpus, use: _Use, left_out: Counter[str]) -> tuple[list[Sam
     return splits.get("train" if named else None, []), splits.get("validate", [])
 
 
-def _hold_out(samples: Sequence[Sample], seed: int) -> tuple[set[str], tuple[str, ...]]:
+def _hold_out(samples: Sequence[Sample], seed: int) -> tuple[set[str], str]:
     """The patients held out, those with the lowest hashes and at least two studies, and a note of it."""
     patients: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -247,7 +250,7 @@ def _hold_out(samples: Sequence[Sample], seed: int) -> tuple[set[str], tuple[str
         count += 1
     images = sum(len(patients[patient]) for patient in by_hash[:count])
     note = f"The corpus has no validation split of two studies: {count} of {len(by_hash)} patients ({images} images) are held out."
-    return set(by_hash[:count]), (note,)
+    return set(by_hash[:count]), note
 
 
 def _part(samples: Sequence[Sample], held_out: set[str]) -> tuple[list[Sample], list[Sample]]:
