@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +116,41 @@ def test_an_interrupted_run_ends_with_130_and_resumes_with_its_own_settings(made
     assert started.returncode == 130, rest
     assert "--resume" in rest
     assert succeeds("train", made.corpus, "--out", tmp_path / "run", "--resume").startswith("finished")
+
+
+def test_several_corpora_are_learned_from_by_weight_and_known_again_by_the_run(made, tmp_path):
+    films = tmp_path / "films.csv"
+    images = sorted(made.corpus.glob("files/p1*/p*/s*/*.jpg"))[:12]
+    films.write_text("path,patient,Edema\n" + "".join(f"{path},p{number},{number % 2}\n" for number, path in enumerate(images)))
+    small = ["--out", tmp_path / "run", "--set", "size=32", "--set", "max_steps=2", "--objective", "umcl", "--set", "findings=['Edema']"]
+
+    trained = medret("train", made.corpus, films, "--weight", 3, "--weight", 1, *small)
+
+    assert trained.returncode == 0, trained.stderr
+    assert "2 (table): 6 no report" in trained.stderr
+    assert re.search(r"finished after 2 steps, \d+\.\d% of the time waiting for data; best by mrr", trained.stdout)
+    recorded = tomllib.loads((tmp_path / "run" / "config.toml").read_text())["corpus"]
+    assert recorded == [
+        {"path": str(made.corpus), "weight": 3, "format": "mimic-cxr-jpg"},
+        {"path": str(films), "weight": 1, "format": "table"},
+    ]
+    assert succeeds("train", "--out", tmp_path / "run", "--resume").startswith("finished after 2 steps")
+    assert "other data" in fails("train", made.corpus, "--out", tmp_path / "run", "--resume")
+    card = (tmp_path / "run" / "best" / "MODEL_CARD.md").read_text()
+    assert "For research only" in card and str(tmp_path) not in card
+
+
+def test_wrong_usage_of_train_says_what_to_give(made, tmp_path):
+    run = ["--out", tmp_path / "run"]
+    for arguments, expected in (
+        ([], "no corpus: name one or several"),
+        ([made.corpus, made.corpus, "--weight", 1], "--weight is given 1 times for 2 corpora"),
+        ([made.corpus, made.corpus, "--format", "table"], "tell of one PATH"),
+        ([made.corpus, "--resume", "--overwrite"], "give one of them"),
+    ):
+        done = medret("train", *arguments, *run)
+        assert (done.returncode, expected in " ".join(done.stderr.replace("│", " ").split())) == (2, True), done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_text_query_answers_with_the_documented_fields(made):
