@@ -16,7 +16,7 @@ from train.events import require_tensorboard
 from train.parameters import prepare_encoder
 from train.samples import Samples, Source, collect_samples
 from train.sources import describe_source
-from train.state import claim_folder
+from train.state import claim_folder, read_state
 from train.trainer import Progress, Report, TrainResult, Validate, train_encoder
 
 
@@ -66,7 +66,8 @@ def train_corpora(
         findings=config.findings,
         uncertain=config.uncertain,
     )
-    encoder = start_encoder(config, samples, out / "last" if resume else None)
+    begun = resume and read_state(out / "state")  # a run killed before its first state was whole begins anew, whatever lies in last/
+    encoder = start_encoder(config, samples, out / "last" if begun else None)
     prepare_encoder(encoder, config)  # a setting that does not fit is told before minutes of decoding
     data = load_training_data(
         samples,
