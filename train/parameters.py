@@ -1,5 +1,6 @@
 """Which parameters of an encoder learn, how fast, what its BatchNorm layers do meanwhile, and where."""
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch.optim import Adam, AdamW, Optimizer
 from encoders.dual import DualEncoder, freeze, set_batchnorm
 from encoders.errors import MedretError
 from encoders.execution import checkpoint_activations, compile_encoder
+from encoders.image import IMAGE_PRESETS
+from encoders.text import TEXT_PRESETS
 from train.config import TrainConfig
 from train.distributed import Group
 from train.objective import Objective
@@ -17,12 +20,16 @@ from train.objective import Objective
 
 def image_is_pretrained(config: TrainConfig) -> bool:
     """Whether the image encoder starts from weights."""
-    return bool(config.start or config.image_weights) or Path(config.image).is_dir()
+    return bool(config.start or config.image_weights) or _is_folder(config.image, IMAGE_PRESETS)
 
 
 def text_is_pretrained(config: TrainConfig) -> bool:
     """Whether the text encoder starts from weights."""
-    return bool(config.start) or Path(config.text).is_dir()
+    return bool(config.start) or _is_folder(config.text, TEXT_PRESETS)
+
+
+def _is_folder(source: str, presets: Container[str]) -> bool:
+    return source not in presets and Path(source).is_dir()  # a run may be called like a preset
 
 
 def prepare_encoder(encoder: DualEncoder, config: TrainConfig) -> None:
@@ -55,7 +62,7 @@ def place_encoder(encoder: DualEncoder, config: TrainConfig, group: Group) -> No
         MedretError: If that would need as many chunks on each process, and nothing ensures it.
     """
     encoder.to(group.device)
-    if group.size > 1 and group.device.type == "cuda" and not encoder.running_batchnorm:
+    if group.size > 1 and group.device.type == "cuda" and _has_live_batchnorm(encoder):
         if config.chunk_size:
             raise MedretError(
                 f"batchnorm is live in a group of {group.size} processes and chunk_size {config.chunk_size}: its statistics would be "
@@ -66,6 +73,12 @@ def place_encoder(encoder: DualEncoder, config: TrainConfig, group: Group) -> No
         checkpoint_activations(encoder)
     if config.compile:
         compile_encoder(encoder)
+
+
+def _has_live_batchnorm(encoder: DualEncoder) -> bool:
+    """Whether a layer takes its statistics from the batch in training: frozen ones never do, and a swin or vit has none."""
+    norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    return not encoder.running_batchnorm and any(norm.weight.requires_grad for norm in norms)
 
 
 def build_optimizer(encoder: DualEncoder, objective: Objective, config: TrainConfig) -> Optimizer:
