@@ -61,7 +61,7 @@ class TrainConfig:
     prompt_words: str = ""  # whose embeddings the context begins as; none: random
     # Start
     start: str = ""  # a checkpoint or run to begin from, with its encoders, tokenizer and preprocessing
-    learn: str = "all"  # "prompts": all but the continuous prompts is frozen
+    learn: str = "all"  # "prompts": of the encoder, all but the continuous prompts is frozen
     # Encoder
     image: str = "tiny"  # preset, or a Hugging Face folder with weights
     image_weights: str = ""  # for efficientnet-lite0: "imagenet", or a .pth file
@@ -79,7 +79,7 @@ class TrainConfig:
     # Data
     views: str = "all"  # frontal: leave out lateral films
     text_sample: str = "sentence"  # one random sentence of the report each time, several ("sentences"), or all ("report")
-    texts_per_image: int = 4  # texts drawn for an image at each step: the loss is the mean over the draws
+    texts_per_image: int = 4  # convirt: texts drawn for an image at each step: the loss is the mean over the draws
     word_dropout: float = 0.2  # share of the words left out of a text, those that say no excepted
     min_tokens: int = 3  # reports and sentences with fewer words and marks are left out
     cache_size: int = 0  # side of the cached squares that are cropped from, pixels; 0: 8/7 of size
