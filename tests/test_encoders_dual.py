@@ -1,4 +1,4 @@
-"""DualEncoder: both sides, both vectors, cutting, seeds, freezing."""
+"""DualEncoder: both sides, both vectors, cutting, seeds."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from encoders.dual import EncoderConfig, build_encoder, freeze, set_batchnorm
+from encoders.dual import EncoderConfig, build_encoder, set_batchnorm
 from encoders.errors import MedretError
 
 REPORTS = ["The heart is enlarged.", "No pleural effusion is seen.", "Small left pneumothorax."] * 3
@@ -178,65 +178,6 @@ def test_a_tokenizer_larger_than_the_embedding_table_is_refused(tmp_path):
 
     with pytest.raises(MedretError, match=f"token id {tokenizer.largest_id + 1} of the tokenizer"):
         build_encoder("tiny", tmp_path, size=32)
-
-
-def trainable(encoder, part):
-    return [name for name, parameter in encoder.named_parameters() if name.startswith(part) and parameter.requires_grad]
-
-
-def test_freezing_text_layers_leaves_the_later_ones_and_the_heads():
-    encoder = tiny()
-
-    freeze(encoder, text_layers=1)
-
-    assert {name.split(".")[4] for name in trainable(encoder, "text.")} == {"1"}
-    assert len(trainable(encoder, "text.")) == 16
-    assert len(trainable(encoder, "text_head.")) == 2
-    assert len(trainable(encoder, "image.")) == len([name for name, _ in encoder.named_parameters() if name.startswith("image.")])
-
-
-def test_freezing_image_stages_keeps_their_batch_statistics_too():
-    encoder = tiny()
-    freeze(encoder, image_stages=2)
-    frozen = {name: buffer.clone() for name, buffer in encoder.image.named_buffers()}
-
-    encoder.encode_images(films())
-
-    moved = {name for name, buffer in encoder.image.named_buffers() if not torch.equal(buffer, frozen[name])}
-    assert not any("embedder.embedder" in name or "stages.0" in name or "stages.1" in name for name in moved)
-    assert any("stages.2" in name for name in moved)
-    assert all("stages.2" in name or "stages.3" in name for name in trainable(encoder, "image."))
-
-
-@pytest.mark.parametrize("kind", ["vit-b16", "convnext-tiny", "efficientnet-lite0"])
-def test_freezing_every_stage_freezes_the_whole_backbone_and_no_stage_none(kind):
-    with torch.device("meta"):
-        encoder = build_encoder(kind, "tiny", REPORTS, size=32)
-    names = trainable(encoder, "image.")
-
-    freeze(encoder, image_stages=0)
-    stemless = trainable(encoder, "image.")
-    freeze(encoder, image_stages=len(encoder.image.stages()))
-
-    assert trainable(encoder, "image.") == []
-    assert 0 < len(stemless) < len(names)
-    freeze(encoder)
-    assert trainable(encoder, "image.") == names
-
-
-def test_the_last_norm_of_a_vit_stays_trainable_until_all_layers_are_frozen():
-    with torch.device("meta"):
-        encoder = build_encoder("vit-b16", "tiny", REPORTS, size=32)
-
-    freeze(encoder, image_stages=11)
-
-    assert {"image.model.layernorm.weight", "image.model.layernorm.bias"} < set(trainable(encoder, "image."))
-    assert len(trainable(encoder, "image.")) == 16 + 2
-
-
-def test_more_layers_than_there_are_cannot_be_frozen():
-    with pytest.raises(MedretError, match="freezing 6 text layers: the encoder has 2"):
-        freeze(tiny(), text_layers=6)
 
 
 def test_batchnorm_on_running_statistics_trains_each_film_by_itself():

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from encoders.checkpoint import fingerprint, load_checkpoint, read_fingerprint, save_checkpoint
-from encoders.dual import build_encoder, freeze
+from encoders.dual import build_encoder
 from encoders.errors import MedretError
+from encoders.freezing import freeze
 from encoders.prompt import PromptConfig
 from encoders.tokens import Tokenizer
 

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
-from encoders.dual import DualEncoder, freeze, set_batchnorm
+from encoders.dual import DualEncoder, set_batchnorm
 from encoders.errors import MedretError
 from encoders.execution import checkpoint_activations, compile_encoder
+from encoders.freezing import freeze
 from encoders.image import IMAGE_PRESETS
 from encoders.text import TEXT_PRESETS
 from train.config import TrainConfig
