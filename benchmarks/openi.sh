@@ -38,7 +38,7 @@ run() { # NAME, then the arguments of medret train
 mkdir -p "$out"
 medret corpus "$OPENI"
 run convirt "$OPENI" --objective convirt "${imagenet[@]}" "${minilm[@]}"
-run medclip "$OPENI" --objective medclip --set soft_target_temperature=0.1 "${labels[@]}" "${imagenet[@]}" "${minilm[@]}"
+run medclip "$OPENI" --objective medclip --set text_draw=alike --set soft_target_temperature=0.1 "${labels[@]}" "${imagenet[@]}" "${minilm[@]}"
 run umcl "$OPENI" --objective umcl "${labels[@]}" "${imagenet[@]}" "${minilm[@]}"
 [[ -z ${PEDIATRIC-} ]] ||
     run mix "$OPENI" "$PEDIATRIC" --weight 4 --weight 1 --objective umcl "${labels[@]}" "${imagenet[@]}" "${minilm[@]}"

@@ -202,6 +202,20 @@ def test_medclip_labels_each_text_by_its_study_or_its_prompt_and_pairs_it_with_i
     assert seen
 
 
+def test_medclip_texts_drawn_alike_share_a_finding_with_their_image_and_come_from_all_corpora(data):
+    planner = BatchPlanner(data, replace(MEDCLIP, text_draw="alike"))
+    shared, strangers, seen = 0, 0, set()
+    for step in range(60):
+        batch = planner.batch(step)
+        for slot in np.flatnonzero(batch.image_labels.any(axis=1)):
+            assert batch.image_labels[slot] @ batch.text_labels[slot] > 0
+            shared += 1
+            strangers += not batch.partners[slot, slot]
+            seen.add(source_of(batch.texts[slot]))
+    assert seen == {"pairs", "films", "reports"}
+    assert strangers > shared / 2
+
+
 def test_a_medclip_image_without_a_positive_label_brings_its_own_report_in_its_place(data):
     planner = BatchPlanner(data, MEDCLIP)
     own = 0
@@ -296,6 +310,22 @@ def test_validation_batches_hold_images_of_all_corpora_each_once_with_its_own_te
     for batch in batches:
         own = (batch.image_labels[:, None] == batch.text_labels).all(axis=2) & batch.image_labels.any(axis=1)[:, None]
         assert (own | batch.partners).any(axis=1).all() or config.prompts == "continuous"
+
+
+@pytest.mark.parametrize("config", MIXES)
+def test_a_held_out_film_of_a_finding_that_no_training_film_shows_is_like_nothing(tmp_path, config):
+    shown = {"Edema": "1", "Fracture": "0"}
+    films = [labelled(n, split="train" if n < 6 else "validate", **shown) for n in range(9)]
+    films.append(labelled(9, split="validate", Edema="0", Fracture="1"))
+    data = load(tmp_path, table_corpus(tmp_path / "corpus", films))
+
+    (batch,) = validation_batches(data, config)
+
+    assert data.findings == ("Edema",)
+    assert sorted(batch.image_labels[:, 0].tolist()) == [0, 1, 1, 1]
+    assert len(batch.texts) == (0 if config.prompts == "continuous" else 3)
+    assert batch.text_labels.all()
+    assert not batch.partners.any()
 
 
 def test_uncertain_labels_count_as_the_policy_has_them(tmp_path):

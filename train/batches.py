@@ -16,6 +16,7 @@ from index.corpora.uncertainty import apply_policy
 from train.config import TrainConfig
 from train.data import ImageSet, TrainingData
 from train.epochs import RowStream, epoch_batches, even_size, share_batch
+from train.pool import TextPool
 from train.seeds import DRAWS, FURTHER, ORDER, PROMPTS, SENTENCES, VALIDATION, WORDS, seeded
 from train.texts import choose_texts, draw_texts, drop_words, prompt_texts
 
@@ -67,14 +68,16 @@ class _Images:
         return [self.set.sentences[row] for row in rows.tolist()]
 
     def own_texts(self, rows: NDArray[np.int64], sentences: np.random.Generator, prompts: np.random.Generator) -> _Texts:
-        """Of each row a text of its report; without one, a text made of its labels, unless prompts are learned."""
+        """Of each row a text of its report; without one, a text made of its labels, unless prompts are learned.
+
+        A held-out image may have neither: what it shows may be in no image that is learned from. It brings none.
+        """
+        made = self.labels[rows].any(axis=1) & (not self.prompts)
+        rows = rows[self.spoken[rows] | made]
         spoken = self.spoken[rows]
         texts = np.empty(len(rows), dtype=object)
         texts[spoken] = choose_texts(self.reports(rows[spoken]), self.config.text_sample, sentences)
-        if self.prompts:
-            rows, texts, spoken = rows[spoken], texts[spoken], spoken[spoken]
-        else:
-            texts[~spoken] = prompt_texts(self.labels[rows[~spoken]], self.findings, prompts)
+        texts[~spoken] = prompt_texts(self.labels[rows[~spoken]], self.findings, prompts)
         return _Texts(texts.tolist(), self.labels[rows], np.where(spoken, self.set.studies[rows], _NO_STUDY))
 
     def batch(self, step: int, rows: NDArray[np.int64], side: _Texts) -> Batch:
@@ -92,21 +95,13 @@ class _Images:
         )
 
 
-class _Pool(NamedTuple):
-    """Texts to draw from, prompts among them: sentences, labels (T, K) and studies (T,), and the rows of each corpus."""
+class _Drawable(NamedTuple):
+    """What MedCLIP's texts are drawn from: sentences, labels (T, K) and studies (T,) of T reports and prompts, and how."""
 
     sentences: Sequence[tuple[str, ...]]
     labels: NDArray[np.float32]
     studies: NDArray[np.int64]
-    rows: list[NDArray[np.int64]]
-
-    def draw(self, count: int, weights: Sequence[float], rng: np.random.Generator) -> NDArray[np.int64]:
-        """Rows (count,): of each a corpus by weight, then one of its texts."""
-        sizes = np.array([len(some) for some in self.rows])
-        corpora = rng.choice(len(sizes), count, p=np.array(weights) / sum(weights))  # (count,)
-        places = (np.cumsum(sizes) - sizes)[corpora] + rng.integers(0, sizes[corpora])
-        drawn: NDArray[np.int64] = np.concatenate(self.rows)[places]
-        return drawn
+    pool: TextPool
 
 
 class BatchPlanner:
@@ -120,7 +115,8 @@ class BatchPlanner:
     - convirt: `texts_per_image` draws of each image's report.
     - medclip: as many texts as images, drawn independently of them: a corpus by weight, then one of its reports, each as
       likely. A corpus without reports brings prompts for the findings that its images are positive for. An image without
-      a positive label could be compared with none of them, so it brings its own report in its place.
+      a positive label could be compared with none of them, so it brings its own report in its place. With `text_draw` =
+      "alike" there is a text for each image that shares a finding with it, of whatever study and corpus.
     - umcl: each image's report, or, where it has none, prompts for its findings; with continuous prompts these are further
       columns instead. Reports without an image enter as further texts by weight, at most as many as there are images.
 
@@ -138,7 +134,7 @@ class BatchPlanner:
         self._text_labels = apply_policy(data.texts.states, data.findings, config.uncertain)  # (T, K)
         self._streams = self._image_streams()
         self._further = self._further_streams() if config.objective == "umcl" else []
-        self._pool = self._text_pool() if config.objective == "medclip" else None
+        self._texts = self._drawable() if config.objective == "medclip" else None
         self.steps_per_epoch = self._streams[0].per_epoch
 
     def batch(self, step: int) -> Batch:
@@ -191,8 +187,8 @@ class BatchPlanner:
             for (number, some), quota in zip(rows.items(), quotas, strict=True)
         ]
 
-    def _text_pool(self) -> _Pool:
-        """What MedCLIP draws its texts from, corpus by corpus."""
+    def _drawable(self) -> _Drawable:
+        """What MedCLIP draws its texts from: reports, and prompts of a corpus that has none."""
         texts, images, findings = self._data.texts, self._data.train, self._data.findings
         sentences, labels, studies, rows = list(texts.sentences), [self._text_labels], [texts.studies], []
         for number in range(len(self._data.corpora)):
@@ -205,7 +201,8 @@ class BatchPlanner:
                 labels.append(np.eye(len(findings), dtype=np.float32)[[place for _, place in prompts]])
                 studies.append(np.full(len(prompts), _NO_STUDY))
             rows.append(own)
-        return _Pool(sentences, np.concatenate(labels), np.concatenate(studies), rows)
+        joined = np.concatenate(labels)
+        return _Drawable(sentences, joined, np.concatenate(studies), TextPool(joined, rows, self._data.weights))
 
     def _paired(self, step: int, rows: NDArray[np.int64], further: list[int]) -> _Texts:
         config, draws = self._config, self._config.texts_per_image
@@ -214,17 +211,20 @@ class BatchPlanner:
         return _Texts(texts, np.tile(self._images.labels[rows], (draws, 1)), np.tile(self._data.train.studies[rows], draws))
 
     def _drawn(self, step: int, rows: NDArray[np.int64], further: list[int]) -> _Texts:
-        assert self._pool is not None
-        config, images = self._config, self._images
-        drawn = self._pool.draw(len(rows), self._data.weights, seeded(config.seed, DRAWS, step))  # (N,)
+        assert self._texts is not None
+        config, images, rng = self._config, self._images, seeded(self._config.seed, DRAWS, step)
+        drawn = self._texts.pool.draw(len(rows), rng)  # (N,)
+        if config.text_draw == "alike":
+            alike = self._texts.pool.draw_alike(images.labels[rows], rng)
+            drawn = np.where(alike < 0, drawn, alike)
         kept = images.spoken[rows] & (images.labels[rows].max(axis=1, initial=0) == 0)  # (N,) brings its own report
         pairs = zip(rows.tolist(), drawn.tolist(), kept.tolist(), strict=True)
-        reports = [images.set.sentences[row] if own else self._pool.sentences[place] for row, place, own in pairs]
+        reports = [images.set.sentences[row] if own else self._texts.sentences[place] for row, place, own in pairs]
         generators = seeded(config.seed, SENTENCES, step), seeded(config.seed, WORDS, step)
         return _Texts(
             draw_texts(reports, config.text_sample, 1, config.word_dropout, *generators),
-            np.where(np.expand_dims(kept, 1), images.labels[rows], self._pool.labels[drawn]),
-            np.where(kept, images.set.studies[rows], self._pool.studies[drawn]),
+            np.where(np.expand_dims(kept, 1), images.labels[rows], self._texts.labels[drawn]),
+            np.where(kept, images.set.studies[rows], self._texts.studies[drawn]),
         )
 
     def _joined(self, step: int, rows: NDArray[np.int64], further: list[int]) -> _Texts:

@@ -16,6 +16,7 @@ from index.corpora.record import FINDINGS
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "objective": ("convirt", "medclip", "umcl"),
     "label_similarity": ("cosine", "dot"),
+    "text_draw": ("independent", "alike"),
     "relation": ("equal", "shared", "cosine"),
     "uncertain": ("zeros", "ones", "ignore", "mixed"),
     "learn": ("all", "prompts"),
@@ -49,6 +50,7 @@ class TrainConfig:
     learn_temperature: bool = True  # medclip and umcl; it stays within 0.01 and 1
     image_to_text_weight: float = 0.75  # convirt: lambda; text-to-image gets the rest
     label_similarity: str = "cosine"  # medclip: of two label vectors; "dot" as in the released code
+    text_draw: str = "independent"  # medclip: texts drawn whatever the images are, or "alike": each shares a finding with an image
     soft_target_temperature: float = 1.0  # medclip: divides the label similarities before their softmax
     relation: str = "cosine"  # umcl: labels that are "equal", have one "shared", or by their cosine
     # Labels
