@@ -367,7 +367,7 @@ def _train(sources: "list[CorpusSource]", settings: "TrainConfig", out: Path, de
     from train.run import train_corpora
     from train.samples import Source
 
-    with join_group(device) as (group, _), progress_bar("decoding", "image") as decoding, progress_bar("training", "step") as steps:
+    with join_group(device) as group, progress_bar("decoding", "image") as decoding, progress_bar("training", "step") as steps:
         first = group.rank == 0
         opened = [Source(source.open(), source.weight) for source in sources]
         for source in opened:

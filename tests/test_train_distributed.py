@@ -249,8 +249,8 @@ def test_without_torchrun_the_group_is_one_process(monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
 
-    with join_group("cpu") as (group, device):
-        assert (group.rank, group.size, group.device, device) == (0, 1, torch.device("cpu"), torch.device("cpu"))
+    with join_group("cpu") as group:
+        assert (group.rank, group.size, group.device) == (0, 1, torch.device("cpu"))
 
 
 def torchrun(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -263,9 +263,9 @@ def test_processes_that_torchrun_started_find_each_other(tmp_path):
     run = torchrun(
         f"""
 from pathlib import Path
-with join_group("cpu") as (group, device):
+with join_group("cpu") as group:
     met = group.tell(group.rank, group.size)
-    (Path({str(tmp_path)!r}) / str(group.rank)).write_text(f"{{met}} on {{device}}")
+    (Path({str(tmp_path)!r}) / str(group.rank)).write_text(f"{{met}} on {{group.device}}")
 """,
         tmp_path,
     )
@@ -278,7 +278,7 @@ def test_when_one_process_fails_the_others_end_too(tmp_path):
     run = torchrun(
         """
 from encoders.errors import MedretError
-with join_group("cpu") as (group, device):
+with join_group("cpu") as group:
     group.wait()
     if group.rank == 1:
         raise MedretError("this film is no film")

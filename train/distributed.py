@@ -123,22 +123,21 @@ SOLO = Group()
 
 
 @contextmanager
-def join_group(device: str | None = None) -> Iterator[tuple[Group, torch.device]]:
+def join_group(device: str | None = None) -> Iterator[Group]:
     """Join the processes that torchrun started, and leave them at the end; without torchrun, be alone.
 
     Args:
         device: "cpu", or "cuda" for one GPU per process of this machine, or None to choose.
 
     Yields:
-        The group, and this process's device.
+        The group, with this process's device.
 
     Raises:
         MedretError: If torch cannot use the device, several processes were given one GPU, or the others cannot be reached.
     """
     size = int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else 1  # a cluster may set the first without torchrun
     if size == 1:
-        alone = torch.device(choose_device(device))
-        yield Group(device=alone), alone
+        yield Group(device=torch.device(choose_device(device)))
         return
     rank, own = int(os.environ["RANK"]), _own_device(device, size)
     if own.type == "cuda":
@@ -151,7 +150,7 @@ def join_group(device: str | None = None) -> Iterator[tuple[Group, torch.device]
             f"process {rank} of {size} cannot reach the others ({first}), expected them at MASTER_ADDR and MASTER_PORT. "
             "Start training by torchrun."
         ) from error
-    yield Group(rank, size, own), own
+    yield Group(rank, size, own)
     # Not after a fault: the others may be in the midst of a message, and torchrun ends them
     dist.destroy_process_group()
 
