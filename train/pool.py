@@ -45,5 +45,5 @@ class TextPool:
         shares = np.cumsum(parts[:, findings], axis=0)  # (C, N)
         corpora = (rng.random(len(labels)) * shares[-1] >= shares).sum(axis=0).clip(max=len(shares) - 1)  # (N,)
         places = rng.integers(0, held[corpora, findings].clip(min=1))
-        chosen = zip(corpora.tolist(), findings.tolist(), places.tolist(), keys.any(axis=1).tolist(), strict=True)
+        chosen = zip(corpora.tolist(), findings.tolist(), places.tolist(), (keys.max(axis=1, initial=0) > 0).tolist(), strict=True)
         return np.array([self._with[corpus][finding][place] if found else -1 for corpus, finding, place, found in chosen], dtype=np.int64)
