@@ -1,24 +1,8 @@
 """ConVIRT: paired images and texts attract, all other pairs of the batch repel."""
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConvirtConfig:
-    """Settings of the ConVIRT objective (Zhang et al., arXiv:2010.00747)."""
-
-    temperature: float = 0.1  # tau, divides the cosine similarities
-    image_to_text_weight: float = 0.75  # lambda; text-to-image gets the rest
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"temperature is {self.temperature}, expected above 0")
-        if not 0 <= self.image_to_text_weight <= 1:
-            raise ValueError(f"image_to_text_weight is {self.image_to_text_weight}, expected 0 to 1")
 
 
 def convirt_loss(images: Tensor, texts: Tensor, temperature: float = 0.1, image_to_text_weight: float = 0.75) -> Tensor:
