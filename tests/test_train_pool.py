@@ -41,3 +41,7 @@ def test_draws_alike_take_a_finding_then_a_corpus_by_weight_among_those_that_hav
 @pytest.mark.parametrize("image", [[0, 0, 0], [0, 0, 1]])
 def test_an_image_whose_findings_no_text_has_is_told_apart(image):
     assert TextPool(LABELS, CORPORA, [1, 1]).draw_alike(np.array([image], dtype=np.float32), rng()).tolist() == [-1]
+
+
+def test_without_any_finding_no_text_is_alike():
+    assert TextPool(LABELS[:, :0], CORPORA, [1, 1]).draw_alike(np.zeros((2, 0), dtype=np.float32), rng()).tolist() == [-1, -1]

@@ -38,6 +38,8 @@ class TextPool:
         Returns:
             (N,) texts; -1 where no text has any of the image's findings.
         """
+        if not labels.shape[1]:
+            return np.full(len(labels), -1)
         held = np.array([[len(rows) for rows in findings] for findings in self._with])  # (C, K)
         parts = self._weights[:, None] * (held > 0)  # (C, K)
         keys = rng.random(labels.shape) * (labels > 0) * parts.any(axis=0)  # (N, K)
