@@ -122,7 +122,9 @@ def _findings(findings: Mapping[str, Any]) -> str:
 
 
 def _limits(training: Mapping[str, Any], max_tokens: int, metrics: Mapping[str, Any] | None) -> str:
-    lines = []
+    lines, corpora = [], training["corpora"]
+    films = sum(corpus["images"] for corpus in corpora)
+    origin = "of one health system" if len(corpora) == 1 else f"of {len(corpora)} collections"
     if metrics is not None:
         weak = [name for name, score in metrics["findings"].items() if score["P@10"]["value"] <= score["P@10"]["chance"]]
         rare = [name for name, score in metrics["findings"].items() if score["relevant"] < 10]
@@ -133,8 +135,8 @@ def _limits(training: Mapping[str, Any], max_tokens: int, metrics: Mapping[str, 
             "It learned from frontal films alone. Lateral films get vectors too, which mean little: ask with --view where views are known."
         )
     lines += [
-        "It learned from a few thousand films of one health system, kept as small pictures. Fine things (small nodules, thin pneumothorax, "
-        "fractures) are mostly below what it sees; other scanners, hospitals and populations were not tried.",
+        f"It learned from {films:,} films {origin}, kept as small pictures. Fine things (small nodules, thin pneumothorax, fractures) are "
+        "mostly below what it sees; other scanners, hospitals and populations were not tried.",
         "It was never shown a mirrored film, so left means left; how well it tells the sides apart was not measured. Nor was whether it "
         "understands that a finding is denied.",
         f"Texts are English; beyond {max_tokens} tokens they are cut.",

@@ -7,6 +7,7 @@ import pretrained
 import pytest
 import torch
 from handmade_openi import write_openi
+from pretrained_card import render_card
 
 from encoders.checkpoint import load_checkpoint, read_fingerprint, save_checkpoint
 from encoders.dual import build_encoder
@@ -61,7 +62,15 @@ def test_it_comes_with_a_licence_and_a_card_for_everybody_to_read(made):
     for name in ("CC BY-NC-ND 4.0", "all-MiniLM-L6-v2", "EfficientNet-Lite0", "6 films of 3 studies"):
         assert name in card and name in licence
     assert "research only" in card and "research only" in licence
+    assert "It learned from 6 films of one health system" in card
     assert all(file.stat().st_mode & 0o044 == 0o044 for file in made.iterdir())
+
+
+def test_the_card_of_a_mix_counts_the_films_of_all_its_collections(home):
+    mix = {**TRAINING, "corpora": [*TRAINING["corpora"], {"format": "table", "images": 4, "studies": 4}]}
+    made = {"fingerprint": "0" * 16, "megabytes": 1.0, "pieces": 2, "pieces before": 3, "cosine": 1.0}
+
+    assert "It learned from 10 films of 2 collections" in render_card(made, load_checkpoint(home / "run" / "last"), mix, None)
 
 
 def test_the_card_holds_the_figures_of_this_encoder_and_of_no_other(home, made):
