@@ -147,7 +147,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, int, 
     """Case and kill to the signals that ended the first and the second process, and whether the weights are the same."""
     folder = tmp_path_factory.mktemp("killed")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, env=environment, timeout=540)
     assert done.returncode == 0, done.stderr
     return {case: tuple(end) for case, end in json.loads(done.stdout).items()}
 
