@@ -32,9 +32,16 @@ def test_a_folder_with_the_name_of_a_preset_is_not_taken_for_weights(tmp_path, m
     assert {group["lr"] for group in build_optimizer(encoder, Objective(config), config).param_groups} == {1e-3}
 
 
-def test_any_other_folder_is(tmp_path):
-    assert image_is_pretrained(TrainConfig(image=str(tmp_path)))
-    assert text_is_pretrained(TrainConfig(text=str(tmp_path)))
+def test_any_other_folder_is_even_where_a_run_is_resumed_without_it(encoder):
+    """From another folder, to which its path was relative, or when it is gone: the last checkpoint has the weights."""
+    config = TrainConfig(image="models/resnet", text="models/bert", pretrained_learning_rate=1e-5)
+
+    prepare_encoder(encoder, config)
+
+    assert encoder.running_batchnorm
+    groups = build_optimizer(encoder, Objective(config), config).param_groups
+    rates = {id(part): group["lr"] for group in groups for part in group["params"]}
+    assert {rates[id(part)] for part in (*encoder.image.parameters(), *encoder.text.parameters())} == {1e-5}
 
 
 def in_a_group_on_cuda(encoder: DualEncoder, config: TrainConfig) -> None:

@@ -1,7 +1,5 @@
 """Which parameters of an encoder learn, how fast, what its BatchNorm layers do meanwhile, and where."""
 
-from collections.abc import Container
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,17 +18,13 @@ from train.objective import Objective
 
 
 def image_is_pretrained(config: TrainConfig) -> bool:
-    """Whether the image encoder starts from weights."""
-    return bool(config.start or config.image_weights) or _is_folder(config.image, IMAGE_PRESETS)
+    """Whether the image encoder started from weights: what is no preset is a folder with some, which may be gone since."""
+    return bool(config.start or config.image_weights) or config.image not in IMAGE_PRESETS
 
 
 def text_is_pretrained(config: TrainConfig) -> bool:
-    """Whether the text encoder starts from weights."""
-    return bool(config.start) or _is_folder(config.text, TEXT_PRESETS)
-
-
-def _is_folder(source: str, presets: Container[str]) -> bool:
-    return source not in presets and Path(source).is_dir()  # a run may be called like a preset
+    """The same of the text encoder."""
+    return bool(config.start) or config.text not in TEXT_PRESETS
 
 
 def prepare_encoder(encoder: DualEncoder, config: TrainConfig) -> None:
