@@ -118,17 +118,19 @@ def test_learning_prompts_alone_leaves_the_encoder_as_it_was_and_so_every_index_
     assert not torch.allclose(learned.prompts.context, fresh.prompts.context, atol=0.02)
 
 
-def test_prompts_that_were_learned_are_learned_on_and_those_of_another_form_begin_anew(tmp_path, folder, mix, started):
+def test_prompts_are_learned_on_begin_anew_in_another_form_or_are_dropped_where_none_are_asked_for(tmp_path, folder, mix, started):
     first = settings(start=str(started), **PROMPTS)
     train_corpora(mix, first, tmp_path / "run", cache_folder=folder / "cache")
     samples, before = collect_samples(mix, objective="umcl"), load_checkpoint(tmp_path / "run" / "best").prompts
 
     same = start_encoder(replace(first, start=str(tmp_path / "run")), samples).prompts
     other = start_encoder(replace(first, start=str(tmp_path / "run"), prompt_position="front"), samples).prompts
+    none = start_encoder(replace(first, start=str(tmp_path / "run"), prompts="words"), samples)
 
     assert before is not None and same is not None and other is not None
     assert torch.equal(same.context, before.context)
     assert other.config.position == "front"
+    assert none.prompts is None and not any("prompts" in name for name in none.state_dict())
 
 
 def test_a_run_begins_from_a_checkpoint_with_its_tokenizer_and_preprocessing(tmp_path, folder, mix, started):

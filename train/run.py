@@ -103,6 +103,8 @@ def start_encoder(config: TrainConfig, samples: Samples, last: Path | None = Non
     encoder = _load_start(config) if config.start else _build(config, samples)
     if config.prompts == "continuous":
         _add_prompts(encoder, config, samples.findings)
+    else:
+        encoder.prompts = None  # those that `start` has were learned for an encoder that this run leaves behind
     return encoder
 
 
