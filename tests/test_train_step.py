@@ -139,3 +139,13 @@ def test_live_statistics_of_chunks_over_several_gpus_are_refused():
 
     with pytest.raises(MedretError, match=r"batchnorm is live .*chunk_size 8.*batchnorm = 'running'"):
         place_encoder(encoder, config, group)
+
+
+def test_live_statistics_over_several_gpus_wait_for_no_process_without_images():
+    """Of 6 images and 8 processes the first has none."""
+    encoder, config = small_encoder(), load_config(None, objective="umcl")
+    nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
+    learner = Learner(encoder, config, Group(rank=0, size=8))
+
+    with pytest.raises(MedretError, match=r"a batch of 6 images leaves none to process 0 of 8.*Raise batch_size"):
+        learner.step(small_batch(), FILMS[:0], 1.0)

@@ -35,6 +35,7 @@ class Learner:
         self.objective = Objective(config).to(group.device)
         self.model = nn.ModuleDict({"encoder": encoder, "objective": self.objective})  # all that learns
         self.optimizer = build_optimizer(encoder, self.objective, config)
+        self.synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in encoder.modules())
         self.augmentation = AugmentConfig(**{name: getattr(config, name) for name in AugmentConfig.__slots__})
 
     def begin(self) -> None:
@@ -57,7 +58,7 @@ class Learner:
             The loss, nats.
 
         Raises:
-            MedretError: If it is not finite.
+            MedretError: If it is not finite, or live BatchNorm over several GPUs would wait for a process without images.
         """
         rate = set_rate(self.optimizer, factor)
         loss = self._backward(batch, films)
@@ -87,6 +88,11 @@ class Learner:
         """Add the gradients of this process's share to the encoder's parameters, the whole to the objective's; returns the loss, ()."""
         config = self.config
         rows, columns = self.share(len(batch.rows)), self.share(_columns(batch))
+        if not rows and self.synchronised:
+            raise MedretError(
+                f"a batch of {len(batch.rows)} images leaves none to process {self.group.rank} of {self.group.size}, for which live "
+                "BatchNorm of all would wait. Raise batch_size, start fewer processes, or set batchnorm = 'running'"
+            )
         draw = draw_augmentation(self.augmentation, len(batch.rows), seeded_torch(config.seed, AUGMENTATION, batch.step))
         own = draw.rows(slice(rows.start, rows.stop)).to(self.group.device)
         return backward_in_chunks(
