@@ -15,6 +15,8 @@ from retrieval.qrels import number_texts, read_relevance
 if TYPE_CHECKING:
     from encoders.dual import DualEncoder
 
+_BLOCK = 1024  # queries scored at once
+
 
 def paired_validator(
     images: FilmRows,
@@ -81,14 +83,27 @@ def record_labels(records: Sequence[Record], findings: Sequence[str] = FINDINGS)
 def _report_figures(
     encoder: "DualEncoder", image_vectors: NDArray[np.float32], numbers: NDArray[np.int64], texts: Sequence[str], batch_size: int
 ) -> dict[str, float]:
-    scores = image_vectors @ encode_texts(encoder, texts, batch_size=batch_size).T  # (N, T)
-    to_report = first_match_ranks(scores, numbers, np.arange(len(texts)))
-    to_image = first_match_ranks(scores.T, np.arange(len(texts)), numbers)
+    text_vectors = encode_texts(encoder, texts, batch_size=batch_size)
+    to_report = _match_ranks(image_vectors, numbers, text_vectors, np.arange(len(texts)))
+    to_image = _match_ranks(text_vectors, np.arange(len(texts)), image_vectors, numbers)
     return {
         "mrr": (mean_reciprocal_rank(to_report) + mean_reciprocal_rank(to_image)) / 2,
         "R@10 image-report": recall_at_k(to_report, 10),
         "R@10 report-image": recall_at_k(to_image, 10),
     }
+
+
+def _match_ranks(
+    queries: NDArray[np.float32], numbers: NDArray[np.int64], candidates: NDArray[np.float32], candidate_numbers: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """As `first_match_ranks`, of vectors (Q, D) and (M, D): block by block, since a tenth of a large archive may be held out."""
+    blocks = range(0, len(queries), _BLOCK)
+    return np.concatenate(
+        [
+            first_match_ranks(queries[at : at + _BLOCK] @ candidates.T, numbers[at : at + _BLOCK], candidate_numbers)
+            for at in blocks  # scores (_BLOCK, M)
+        ]
+    )
 
 
 def _label_precision(

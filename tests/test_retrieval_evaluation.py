@@ -18,9 +18,10 @@ from index.shards import ShardRow
 from retrieval.benchmarks import pair_task
 from retrieval.evaluation import evaluate_chexpert_8x200, evaluate_label_precision, evaluate_report_recall
 from retrieval.filters import Selection
+from retrieval.metrics import first_match_ranks
 from retrieval.published_lists import load_published_lists
 from retrieval.report import render_evaluation
-from retrieval.validation import paired_validator
+from retrieval.validation import _match_ranks, paired_validator
 
 FINDINGS = ("Edema", "Fracture", "Pneumonia")
 STATES = [*LabelState]
@@ -375,6 +376,17 @@ def test_the_validator_pairs_only_the_images_that_have_a_text(encoder):
     figures = paired_validator(squares, texts)(encoder)
 
     assert figures == pytest.approx(paired_validator(squares[spoken], [texts[row] for row in spoken])(encoder))
+
+
+def test_ranks_in_blocks_of_queries_are_those_of_all_at_once(monkeypatch):
+    rng = np.random.default_rng(3)
+    queries, candidates = rng.normal(size=(23, 8)).astype(np.float32), rng.normal(size=(11, 8)).astype(np.float32)
+    numbers = rng.integers(0, 12, 23)
+    monkeypatch.setattr("retrieval.validation._BLOCK", 4)
+
+    ranks = _match_ranks(queries, numbers, candidates, np.arange(11))
+
+    np.testing.assert_array_equal(ranks, first_match_ranks(queries @ candidates.T, numbers, np.arange(11)))
 
 
 def test_the_validator_asks_for_a_finding_only_where_it_was_looked_for(encoder):

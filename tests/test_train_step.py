@@ -149,3 +149,12 @@ def test_live_statistics_over_several_gpus_wait_for_no_process_without_images():
 
     with pytest.raises(MedretError, match=r"a batch of 6 images leaves none to process 0 of 8.*Raise batch_size"):
         learner.step(small_batch(), FILMS[:0], 1.0)
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_though_the_loss_is(tmp_path):
+    encoder = small_encoder()
+    learner = learner_of(encoder, gradient_clip=0.0)
+    next(encoder.text_head.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+
+    with pytest.raises(MedretError, match=r"the gradient's norm of step 5 is (inf|nan) at learning rate .*expected a finite number"):
+        learner.step(small_batch(), FILMS, 1.0)

@@ -58,23 +58,23 @@ class Learner:
             The loss, nats.
 
         Raises:
-            MedretError: If it is not finite, or live BatchNorm over several GPUs would wait for a process without images.
+            MedretError: If it or its gradient is not finite, or live BatchNorm over several GPUs would wait for a process without images.
         """
         rate = set_rate(self.optimizer, factor)
         loss = self._backward(batch, films)
         self.group.sum_gradients(self.encoder.parameters())
-        if self.config.gradient_clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.objective.clamp_()
-        value = loss.item()  # not before: a GPU would be waited for in the midst of the step
-        if not math.isfinite(value):
-            raise MedretError(
-                f"the loss of step {batch.step + 1} is {value} at learning rate {rate:.3g}, expected a finite number. "
-                "Lower learning_rate, or set gradient_clip or precision = 'fp32'"
-            )
-        return value
+        found = {"loss": loss.item(), "gradient's norm": norm.item()}  # not before: a GPU would be waited for in the midst of the step
+        for name, value in found.items():
+            if not math.isfinite(value):
+                raise MedretError(
+                    f"the {name} of step {batch.step + 1} is {value} at learning rate {rate:.3g}, expected a finite number. "
+                    "Lower learning_rate, or set gradient_clip or precision = 'fp32'"
+                )
+        return found["loss"]
 
     @torch.inference_mode()
     def loss(self, batch: Batch, films: Tensor) -> float:
