@@ -357,6 +357,8 @@ def _choose_sources(
     again = resume and not weights and not told and [source.path for source in filed] == [str(path.absolute()) for path in paths]
     if not (chosen := filed if again or not given else given):
         raise typer.BadParameter("no corpus: name one or several, or have the file of --config name them, a [[corpus]] table each")
+    if filed and chosen is given:
+        _note(f"{config}: its [[corpus]] tables are left aside, the command line names the corpora")
     return chosen
 
 

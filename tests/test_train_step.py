@@ -158,3 +158,15 @@ def test_a_gradient_that_is_not_finite_ends_the_run_though_the_loss_is(tmp_path)
 
     with pytest.raises(MedretError, match=r"the gradient's norm of step 5 is (inf|nan) at learning rate .*expected a finite number"):
         learner.step(small_batch(), FILMS, 1.0)
+
+
+@pytest.mark.parametrize(("chunk_size", "batchnorm"), [(5, "running"), (4, "live")])
+def test_chunks_of_more_than_one_image_or_without_live_batchnorm_are_learned_from(chunk_size, batchnorm):
+    assert np.isfinite(learner_of(small_encoder(), chunk_size=chunk_size, batchnorm=batchnorm).step(small_batch(), FILMS, 1.0))
+
+
+def test_live_batchnorm_is_not_asked_for_the_statistics_of_one_image():
+    learner = learner_of(small_encoder(), chunk_size=5, batchnorm="live")
+
+    with pytest.raises(MedretError, match="a batch of 6 images in chunks of 5 leaves one of a single image"):
+        learner.step(small_batch(), FILMS, 1.0)

@@ -46,7 +46,8 @@ def checkpoint_notes(
         temperature: What divides the similarities now.
     """
     settings = {name: Path(value).name if name in _FOLDERS else value for name, value in asdict(config).items()}
-    held_out = {"images": len(data.validate), "studies": len(np.unique(data.validate.studies))}
+    spoken = sum(bool(sentences) for sentences in data.validate.sentences)
+    held_out = {"images": len(data.validate), "studies": len(np.unique(data.validate.studies)), "with_reports": spoken}
     return {
         "encoder": _architecture(encoder),
         "step": step,
@@ -150,7 +151,8 @@ def _figures(notes: Mapping[str, Any], chosen_by: str | None) -> str:
     table = _table(["figure", "value"], [[name.replace("_", " "), f"{value:.4g}"] for name, value in row.items() if name not in hidden])
     text = (
         f"After step {row['step']:,.0f} (epoch {row['epoch']:.3g}), among the {held_out['images']:,} held-out images of "
-        f"{held_out['studies']:,} studies and their reports alone: a larger collection is harder to search. Losses are in nats.\n\n{table}"
+        f"{held_out['studies']:,} studies ({held_out['with_reports']:,} images have a report) and their reports alone: a larger "
+        f"collection is harder to search. Losses are in nats.\n\n{table}"
     )
     if row["step"] != notes["step"]:
         text += f"\n\nThe encoder has taken {notes['step'] - row['step']:,.0f} steps since."

@@ -57,7 +57,7 @@ def place_encoder(encoder: DualEncoder, config: TrainConfig, group: Group) -> No
         MedretError: If that would need as many chunks on each process, and nothing ensures it.
     """
     encoder.to(group.device)
-    if group.size > 1 and group.device.type == "cuda" and _has_live_batchnorm(encoder):
+    if group.size > 1 and group.device.type == "cuda" and has_live_batchnorm(encoder):
         if config.chunk_size:
             raise MedretError(
                 f"batchnorm is live in a group of {group.size} processes and chunk_size {config.chunk_size}: its statistics would be "
@@ -70,7 +70,7 @@ def place_encoder(encoder: DualEncoder, config: TrainConfig, group: Group) -> No
         compile_encoder(encoder)
 
 
-def _has_live_batchnorm(encoder: DualEncoder) -> bool:
+def has_live_batchnorm(encoder: DualEncoder) -> bool:
     """Whether a layer takes its statistics from the batch in training: frozen ones never do, and a swin or vit has none."""
     norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     return not encoder.running_batchnorm and any(norm.weight.requires_grad for norm in norms)

@@ -15,7 +15,7 @@ from train.config import TrainConfig
 from train.distributed import Group, share_rows
 from train.gradients import backward_in_chunks
 from train.objective import Objective
-from train.parameters import autocast_dtype, build_optimizer, set_rate
+from train.parameters import autocast_dtype, build_optimizer, has_live_batchnorm, set_rate
 from train.seeds import AUGMENTATION, DROPOUT, IMAGE_DROPOUT, seeded, seeded_torch
 
 Encode = Callable[[], Tensor]
@@ -58,7 +58,7 @@ class Learner:
             The loss, nats.
 
         Raises:
-            MedretError: If it or its gradient is not finite, or live BatchNorm over several GPUs would wait for a process without images.
+            MedretError: If it or its gradient is not finite, or live BatchNorm has a process without images, or a chunk of one.
         """
         rate = set_rate(self.optimizer, factor)
         loss = self._backward(batch, films)
@@ -92,6 +92,11 @@ class Learner:
             raise MedretError(
                 f"a batch of {len(batch.rows)} images leaves none to process {self.group.rank} of {self.group.size}, for which live "
                 "BatchNorm of all would wait. Raise batch_size, start fewer processes, or set batchnorm = 'running'"
+            )
+        if config.chunk_size and len(rows) % config.chunk_size == 1 and has_live_batchnorm(self.encoder):
+            raise MedretError(
+                f"a batch of {len(batch.rows)} images in chunks of {config.chunk_size} leaves one of a single image, of which live BatchNorm "
+                "can take no statistics. Choose another chunk_size, or set batchnorm = 'running'"
             )
         draw = draw_augmentation(self.augmentation, len(batch.rows), seeded_torch(config.seed, AUGMENTATION, batch.step))
         own = draw.rows(slice(rows.start, rows.stop)).to(self.group.device)
