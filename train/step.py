@@ -95,8 +95,8 @@ class Learner:
             )
         if config.chunk_size and len(rows) % config.chunk_size == 1 and has_live_batchnorm(self.encoder):
             raise MedretError(
-                f"a batch of {len(batch.rows)} images in chunks of {config.chunk_size} leaves one of a single image, of which live BatchNorm "
-                "can take no statistics. Choose another chunk_size, or set batchnorm = 'running'"
+                f"a batch of {len(batch.rows)} images in chunks of {config.chunk_size} leaves one of a single image, of which live "
+                "BatchNorm can take no statistics. Choose another chunk_size, or set batchnorm = 'running'"
             )
         draw = draw_augmentation(self.augmentation, len(batch.rows), seeded_torch(config.seed, AUGMENTATION, batch.step))
         own = draw.rows(slice(rows.start, rows.stop)).to(self.group.device)
