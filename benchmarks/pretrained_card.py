@@ -69,9 +69,10 @@ def _figures(metrics: Mapping[str, Any]) -> str:
     blocks = [_plainly(metrics["worded"])]
     blocks.append(
         f"Measured on {metrics['date']} ({metrics['device']}, torch {metrics['torch']}) on OpenI's {corpus['split']} split, none of which "
-        f"was learned from, though objective and number of steps were chosen with it in view: {corpus['studies']} studies, {corpus['without a frontal film']} of them without a frontal film and so no "
-        f"candidates, {corpus['without labels']} without labels. Candidates are studies, each by its best frontal film. Chance is what a "
-        "random order scores. Intervals are 95 % bootstrap over the queries (own reports) or the candidate studies (worded questions)."
+        f"was learned from, though objective and number of steps were chosen with it in view: {corpus['studies']} studies, "
+        f"{corpus['without a frontal film']} of them without a frontal film and so no candidates, {corpus['without labels']} without "
+        "labels. Candidates are studies, each by its best frontal film. Chance is what a random order scores. Intervals are 95 % "
+        "bootstrap over the queries (own reports) or the candidate studies (worded questions)."
     )
     blocks.append(_recall(metrics["recall"]))
     blocks.append(_worded(metrics["worded"]))
