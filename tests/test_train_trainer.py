@@ -151,6 +151,7 @@ def test_a_checkpoint_notes_its_making_without_any_path(tmp_path, data):
 def test_an_interrupted_run_resumes_to_the_very_weights_of_an_uninterrupted_one(tmp_path, data):
     config = replace(CONFIG, epochs=4, validate_every=5, text_sample="sentences", texts_per_image=2)
     whole = train(data, tmp_path / "whole", config)
+    before = signal.getsignal(signal.SIGINT)
 
     def interrupt_at_7(step: int, total: int, loss: float) -> None:
         if step == 7:
@@ -158,7 +159,7 @@ def test_an_interrupted_run_resumes_to_the_very_weights_of_an_uninterrupted_one(
 
     broken = train(data, tmp_path / "broken", config, progress=interrupt_at_7)
     assert (broken.stopped, broken.steps) == ("interrupted", 7)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert load_checkpoint(broken.last).dimension == 16
 
     torch.manual_seed(123)  # a new process has other random numbers in store
