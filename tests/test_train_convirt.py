@@ -3,15 +3,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from drawn_batches import unit_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train.objectives.convirt import convirt_loss
-
-
-def unit_rows(seed: int, rows: int, dimension: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return F.normalize(torch.randn(rows, dimension, generator=generator, dtype=torch.float64), dim=-1)
 
 
 def loss_by_loops(images: torch.Tensor, texts: torch.Tensor, temperature: float, weight: float) -> float:

@@ -3,25 +3,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from drawn_batches import drawn_labels, drawn_partners, unit_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train.objectives.medclip import label_similarity, medclip_loss
-
-
-def unit_rows(seed: int, rows: int, dimension: int = 5) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return F.normalize(torch.randn(rows, dimension, generator=generator, dtype=torch.float64), dim=-1)
-
-
-def drawn_labels(seed: int, rows: int, findings: int = 4) -> torch.Tensor:
-    return (torch.rand(rows, findings, generator=torch.Generator().manual_seed(seed)) < 0.4).double()
-
-
-def drawn_partners(seed: int, images: int, texts: int) -> torch.Tensor:
-    """At most one partner each, as studies have them."""
-    order = torch.randperm(max(images, texts), generator=torch.Generator().manual_seed(seed))
-    return torch.eye(max(images, texts), dtype=torch.bool)[order][:images, :texts]
 
 
 def similarity_by_loops(image_labels, text_labels, partners, kind):
