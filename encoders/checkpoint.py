@@ -114,12 +114,17 @@ def load_checkpoint(folder: Path, device: "str | torch.device" = "cpu") -> "Dual
     return encoder.to(device).eval()
 
 
-def default_checkpoint() -> Path:
-    """The encoder that this installation brings along.
+def default_checkpoint(named: Path | None = None) -> Path:
+    """The encoder that is taken where none is given: the one that this installation brings along, or another in its place.
+
+    Args:
+        named: A checkpoint or training run to be taken instead.
 
     Raises:
-        MedretError: If it brings none.
+        MedretError: If the installation brings none, or nothing lies where one is named.
     """
+    if named is not None:
+        return find_checkpoint(named)
     folder = Path(__file__).parent / "pretrained"
     if not (folder / _CONFIG).is_file():
         raise MedretError(

@@ -413,10 +413,10 @@ def _named_encoder() -> Path | None:
 
 def _default_encoder() -> Path:
     """The encoder of a corpus for which none was named; says on stderr which it is and where its limits are written down."""
-    from encoders.checkpoint import default_checkpoint, find_checkpoint, read_fingerprint
+    from encoders.checkpoint import default_checkpoint, read_fingerprint
 
     named = _named_encoder()
-    folder = default_checkpoint() if named is None else find_checkpoint(named)
+    folder = default_checkpoint(named)
     card = folder / "MODEL_CARD.md"
     limits = f"; what it can and cannot do: {card}" if card.is_file() else ""
     _note(f"no --encoder given: {ENCODER if named else 'the default encoder'} {read_fingerprint(folder)}, for research only{limits}")

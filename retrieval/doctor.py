@@ -87,10 +87,10 @@ def check_encoder(named: Path | None) -> Check:
     Args:
         named: A checkpoint or training run instead of the one that came with medret.
     """
-    from encoders.checkpoint import default_checkpoint, find_checkpoint, read_fingerprint
+    from encoders.checkpoint import default_checkpoint, read_fingerprint
 
     try:
-        folder = default_checkpoint() if named is None else find_checkpoint(named)
+        folder = default_checkpoint(named)
         return Check(name="encoder", found=f"{read_fingerprint(folder)} at {folder}, where none is given")
     except MedretError as error:
         fault = "none came with this installation, so --encoder must be given" if named is None else str(error).rstrip(".")
