@@ -10,7 +10,7 @@ from encoders.atomic import private_folder
 from encoders.checkpoint import copy_checkpoint, find_checkpoint, read_fingerprint
 from encoders.errors import MedretError
 from index.kinds import find_kind, load_faiss
-from index.manifest import INDEX_MANIFEST, SHARDS_MANIFEST, IndexEntry, IndexManifest, load_index_manifest, sha256_file
+from index.manifest import INDEX_MANIFEST, SHARDS_MANIFEST, IndexEntry, IndexManifest, ShardsPart, load_index_manifest, sha256_file
 from index.shards import Shards, open_shards
 from index.vector_index import VectorIndex
 
@@ -69,8 +69,9 @@ def build_index(shards_folder: Path, out: Path, encoder_folder: Path, kind: str 
     copy_checkpoint(checkpoint, out / "encoder")
     manifest = IndexManifest(
         encoder=shards.manifest.encoder,
-        shards=os.path.relpath(shards_folder.resolve(), out.resolve()),
-        shards_sha256=sha256_file(shards_folder / SHARDS_MANIFEST),
+        parts=(
+            ShardsPart(folder=os.path.relpath(shards_folder.resolve(), out.resolve()), sha256=sha256_file(shards_folder / SHARDS_MANIFEST)),
+        ),
         indexes=tuple(
             IndexEntry(modality=modality, vector=vector, kind=kind, rows=entry.rows, dimension=dimension)
             for modality, entry in shards.manifest.modalities.items()
@@ -92,10 +93,10 @@ def open_index(folder: Path, verify: bool = False) -> OpenedIndex:
         MedretError: If anything is missing, damaged, or of another encoder.
     """
     manifest = load_index_manifest(folder)
-    place = Path(os.path.normpath(folder.resolve() / manifest.shards))
+    place = Path(os.path.normpath(folder.resolve() / manifest.parts[0].folder))
     if not (place / SHARDS_MANIFEST).is_file():
         raise MedretError(f"{folder}: its shards are not at {place}. Move both folders together, or run medret build-index again")
-    if sha256_file(place / SHARDS_MANIFEST) != manifest.shards_sha256:
+    if sha256_file(place / SHARDS_MANIFEST) != manifest.parts[0].sha256:
         raise MedretError(
             f"{folder}: the shards at {place} are not those it was built from. Run: medret build-index {place} --out {folder}"
         )

@@ -1,6 +1,7 @@
 """What made a folder of shards or an index: JSON, checked whenever the folder is opened."""
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +17,7 @@ INDEX_MANIFEST = "index.json"
 PRIVATE_PATHS = Path("private") / "paths.csv"  # in a pseudonymised shards folder: where each image really is
 MODALITIES = ("images", "reports", "sentences")
 VECTORS = {"joint": "embedding", "features": "features"}  # what the user names: what the Arrow column is called
-FORMAT_VERSION = 1
+SHARDS_VERSION, INDEX_VERSION = 1, 2
 
 T = TypeVar("T")
 
@@ -90,12 +91,53 @@ class ShardsManifest:
 
     def save(self, folder: Path) -> None:
         """Write `folder`/manifest.json, whole or not at all."""
-        write_json(folder / SHARDS_MANIFEST, {"format": "medret-shards", "version": FORMAT_VERSION, **asdict(self)})
+        write_json(folder / SHARDS_MANIFEST, {"format": "medret-shards", "version": SHARDS_VERSION, **asdict(self)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """A file of an index: its path relative to the index folder, and what it must hold."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """What approximate search was measured to find, against exact search over the vectors as stored.
+
+    Attributes:
+        asker: Who asks: "image" or "text".
+        k: How many hits were compared.
+        target: The recall that was asked for.
+        recall: Mean over the held-out queries, with the ends of its 95 % interval in `low` and `high`.
+        queries: How many held-out queries.
+        drawn: Where the queries come from, for the reader.
+        candidates: How many are taken from the first stage and scored in full.
+        effort: nprobe, efSearch or none, as the kind says.
+        p50_ms: Median latency of one query, in milliseconds; `p99_ms` the 99th percentile.
+        met: Whether `low` reaches `target`.
+    """
+
+    asker: str
+    k: int
+    target: float
+    recall: float
+    low: float
+    high: float
+    queries: int
+    drawn: str
+    candidates: int
+    effort: int | None
+    p50_ms: float
+    p99_ms: float
+    met: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexEntry:
-    """One index: which vectors of which modality, how they are searched, and how many there are."""
+    """One index: which vectors of which modality, how they are searched, how many there are (removed ones included)."""
 
     modality: str
     vector: str
@@ -103,27 +145,46 @@ class IndexEntry:
     rows: int
     dimension: int
     metric: str = "inner_product"
+    files: tuple[StoredFile, ...] = ()  # of its first stage; none where the shards alone are searched
+    certificates: tuple[Certificate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardsPart:
+    """One shards folder of an index: its path relative to the index folder, and the checksum of its manifest."""
+
+    folder: str
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexManifest:
-    """What an index folder holds.
+    """What an index folder holds. Its file, index.json, is the one thing that a change of the index replaces.
 
     Attributes:
         encoder: Fingerprint of the encoder in the folder's `encoder/`.
-        shards: Path of the shards folder, relative to the index folder.
-        shards_sha256: Checksum of the shards folder's manifest, which in turn names each shard's.
+        parts: The shards folders, in row order: row numbers run on from one to the next.
+        generation: Counts the changes; what belongs to one lies in its own folder (g00003/).
+        removed: Modality to a file of the rows that nobody may find any more: int64, ascending.
+        recall: The recall that approximate search has to reach.
     """
 
     encoder: str
-    shards: str
-    shards_sha256: str
+    parts: tuple[ShardsPart, ...]
     indexes: tuple[IndexEntry, ...]
+    generation: int = 1
+    removed: Mapping[str, StoredFile] = field(default_factory=dict)
+    recall: float = 0.99
     created_by: str = field(default_factory=program_version)
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """The files of its generation: first stages and removed rows."""
+        return tuple(file for entry in self.indexes for file in entry.files) + tuple(self.removed.values())
 
     def save(self, folder: Path) -> None:
         """Write `folder`/index.json, whole or not at all."""
-        write_json(folder / INDEX_MANIFEST, {"format": "medret-index", "version": FORMAT_VERSION, **asdict(self)})
+        write_json(folder / INDEX_MANIFEST, {"format": "medret-index", "version": INDEX_VERSION, **asdict(self)})
 
 
 def holds_shards(folder: Path) -> bool:
@@ -142,7 +203,7 @@ def load_shards_manifest(folder: Path) -> ShardsManifest:
         if (folder / SHARDS_PLAN).is_file():
             raise MedretError(f"{folder}: encoding was not finished ({SHARDS_MANIFEST} is missing). Run the same 'medret encode' again.")
         raise MedretError(f"{folder}: is no shards folder ({SHARDS_MANIFEST} is missing). Make one: medret encode CORPUS --out {folder}")
-    return _parse(path, "medret-shards", _shards_manifest)
+    return _parse(path, "medret-shards", SHARDS_VERSION, _shards_manifest)
 
 
 def load_index_manifest(folder: Path) -> IndexManifest:
@@ -154,7 +215,7 @@ def load_index_manifest(folder: Path) -> IndexManifest:
     path = folder / INDEX_MANIFEST
     if not path.is_file():
         raise MedretError(f"{folder}: is no index ({INDEX_MANIFEST} is missing). Make one: medret build-index SOURCE --out {folder}")
-    return _parse(path, "medret-index", _index_manifest)
+    return _parse(path, "medret-index", INDEX_VERSION, _index_manifest)
 
 
 def check_files(folder: Path, shards: ModalityShards, verify: bool) -> None:
@@ -184,14 +245,14 @@ def sha256_file(path: Path) -> str:
         raise MedretError(f"{path}: cannot be read ({error.strerror or error}). Check the file and its permissions.") from error
 
 
-def _parse(path: Path, form: str, build: Callable[[dict[str, Any]], T]) -> T:
+def _parse(path: Path, form: str, version: int, build: Callable[[dict[str, Any]], T]) -> T:
     content = read_json(path)
     if content.get("format") != form:
         raise MedretError(f"{path}: is no {form} manifest (format {content.get('format')!r}). Name another folder, or make it again.")
-    if content.get("version") != FORMAT_VERSION:
+    if content.get("version") != version:
         raise MedretError(
             f"{path}: {form} version {content.get('version')!r}, written by {content.get('created_by')}; this medret reads "
-            f"version {FORMAT_VERSION}. Install the medret that wrote it, or make the folder again."
+            f"version {version}. {_mend_version(path.parent, form, content)}"
         )
     try:
         return build(content)
@@ -225,11 +286,32 @@ def _shards_manifest(content: dict[str, Any]) -> ShardsManifest:
     )
 
 
+def _mend_version(folder: Path, form: str, content: Mapping[str, Any]) -> str:
+    if form == "medret-index" and content.get("version") == 1 and isinstance(content.get("shards"), str):
+        shards = os.path.normpath(folder / content["shards"])
+        return f"Build it again from its shards, nothing is encoded anew: medret build-index {shards} --out {folder}"
+    return "Install the medret that wrote it, or make the folder again."
+
+
 def _index_manifest(content: dict[str, Any]) -> IndexManifest:
     return IndexManifest(
         encoder=str(content["encoder"]),
-        shards=str(content["shards"]),
-        shards_sha256=str(content["shards_sha256"]),
-        indexes=tuple(IndexEntry(**entry) for entry in content["indexes"]),
+        parts=tuple(ShardsPart(folder=str(part["folder"]), sha256=str(part["sha256"])) for part in content["parts"]),
+        indexes=tuple(_index_entry(entry) for entry in content["indexes"]),
+        generation=int(content["generation"]),
+        removed={modality: _stored_file(file) for modality, file in content["removed"].items()},
+        recall=float(content["recall"]),
         created_by=str(content["created_by"]),
     )
+
+
+def _index_entry(content: Mapping[str, Any]) -> IndexEntry:
+    files = tuple(_stored_file(file) for file in content["files"])
+    return IndexEntry(**{**content, "files": files, "certificates": tuple(Certificate(**made) for made in content["certificates"])})
+
+
+def _stored_file(content: Mapping[str, Any]) -> StoredFile:
+    file = Path(content["file"])
+    if file.is_absolute() or ".." in file.parts:
+        raise ValueError(f"file {file} outside the folder")
+    return StoredFile(file=str(file), bytes=int(content["bytes"]), sha256=str(content["sha256"]))

@@ -8,7 +8,7 @@ from shard_folders import unit
 
 from index.corpora.record import Record
 from index.folder import OpenedIndex
-from index.manifest import IndexEntry, IndexManifest, ModalityShards, ShardsManifest
+from index.manifest import IndexEntry, IndexManifest, ModalityShards, ShardsManifest, ShardsPart
 from index.shards import ShardRow, ShardWriter, open_shards
 from retrieval.engine import SearchEngine
 
@@ -50,7 +50,7 @@ def make_engine(
         counts={},
         modalities=modalities,
     ).save(folder)
-    manifest = IndexManifest(encoder=encoder, shards=".", shards_sha256="", indexes=tuple(entries))
+    manifest = IndexManifest(encoder=encoder, parts=(ShardsPart(folder=".", sha256=""),), indexes=tuple(entries))
     return SearchEngine(OpenedIndex(folder, manifest, open_shards(folder)), encoder_folder or folder / "encoder")
 
 
