@@ -1,0 +1,148 @@
+"""Which way one search goes: exactly, or through the index's first stage with the settings that its certificate names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from index.kinds import IndexKind
+    from index.manifest import Certificate
+
+# Costs are bytes read, weighed by how fast each way reads them (601,000 x 512 on two cores): a stream of whole vectors, or of
+# int8 codes, goes at 25 to 27 GB/s and weighs 1. Gathered rows are read, written and read again. Inverted lists of 128-byte
+# codes go at 10 GB/s, and each neighbour that a graph visits is a cache miss.
+_GATHERED = 3
+_LISTED = 3
+_VISITED = 8
+_NEIGHBOURS = 64  # of a vertex of HNSW32 on its lowest level
+_GRAPH_KEEPS = 0.9  # allowed share down to which a graph search keeps its recall: FAISS HNSW falls to 0.34 at 1 %
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchPlan:
+    """How a search runs.
+
+    Attributes:
+        how: "exact", or "approximate": the first stage proposes candidates, the stored vectors rank them.
+        kind: The kind of the index.
+        candidates: Rows that the first stage proposes for each query; 0 where the search is exact.
+        effort: nprobe or efSearch; None where the kind has neither or the search is exact.
+        allowed_rows: Rows that may be found.
+        rows: Rows of the index, removed ones included.
+        reason: One clause for people.
+    """
+
+    how: Literal["exact", "approximate"]
+    kind: str
+    candidates: int
+    effort: int | None
+    allowed_rows: int
+    rows: int
+    reason: str
+
+
+def plan_search(
+    kind: "IndexKind",
+    rows: int,
+    dimension: int,
+    k: int,
+    asker: str,
+    allowed_rows: int | None,
+    certificates: "Sequence[Certificate]",
+    lists: int | None = None,
+) -> SearchPlan:
+    """Choose how to search.
+
+    A search is approximate only with settings that a met certificate names for this kind of query and this many hits. Under a
+    filter, an inverted index looks into 1 / share**2 times as many lists, because what is allowed may lie where the query is
+    not; and whatever reads fewer bytes than the first stage, or keeps no recall under a filter, is searched exactly.
+
+    Args:
+        kind: The kind of the index.
+        rows: Rows that its first stage holds, removed ones included.
+        dimension: Of the stored vectors.
+        k: Hits wanted, from 1.
+        asker: "image" or "text": what the query is.
+        allowed_rows: Rows that may be found; None for all.
+        certificates: What was measured when the index was built.
+        lists: Inverted lists of the first stage; None where it has none.
+
+    Raises:
+        ValueError: If k is not positive, or more rows are allowed than there are.
+    """
+    allowed_rows = rows if allowed_rows is None else allowed_rows
+    if k < 1 or not 0 <= allowed_rows <= rows:
+        raise ValueError(f"k is {k} and {allowed_rows} of {rows} rows are allowed, expected k above 0 and at most all rows")
+    which = f"the {allowed_rows:,} allowed rows" if allowed_rows < rows else f"all {rows:,} rows"
+
+    def exact(because: str = "") -> SearchPlan:
+        reason = f"exact over {which}{because}"
+        return SearchPlan(how="exact", kind=kind.name, candidates=0, effort=None, allowed_rows=allowed_rows, rows=rows, reason=reason)
+
+    if kind.exact:
+        return exact()
+    certificate = _certificate(certificates, k, asker)
+    if isinstance(certificate, str):
+        return exact(f": {certificate}")
+    share = allowed_rows / rows if rows else 0.0
+    if share < 1 and not _filters(kind, share):
+        return exact(f": {kind.name} loses recall under a filter")
+    effort = certificate.effort
+    if kind.effort == "nprobe" and effort is not None and share > 0:
+        effort = ceil(effort / share**2)
+        effort = effort if lists is None else max(min(effort, lists), certificate.effort or 0)
+    streamed = allowed_rows * dimension * 4 * (_GATHERED if share < 1 else 1)
+    if streamed <= _stage_bytes(kind, rows, dimension, certificate.candidates, effort, lists):
+        return exact()
+    within = f", within {which}" if share < 1 else ""
+    return SearchPlan(
+        how="approximate",
+        kind=kind.name,
+        candidates=certificate.candidates,
+        effort=effort,
+        allowed_rows=allowed_rows,
+        rows=rows,
+        reason=f"approximate: {kind.name}, certified recall@{certificate.k} {certificate.recall:.3f} for {asker}{within}",
+    )
+
+
+def _certificate(certificates: "Sequence[Certificate]", k: int, asker: str) -> "Certificate | str":
+    """The certificate for this asker with the fewest hits that reach k, if it is met; else why there is none."""
+    known = sorted((one for one in certificates if one.asker == asker), key=lambda one: one.k)
+    if not known:
+        return f"not certified for {asker} queries"
+    reaching = [one for one in known if one.k >= k]
+    if not reaching:
+        return f"certified up to {known[-1].k} hits, {k} are asked for"
+    best = reaching[0]
+    if not best.met:
+        return f"recall@{best.k} for {asker} is {best.recall:.3f} (at least {best.low:.3f}), short of {best.target:g}"
+    return best
+
+
+def _filters(kind: "IndexKind", share: float) -> bool:
+    """Whether the first stage keeps its recall where only this share of the rows is allowed."""
+    if kind.effort == "efSearch":
+        return share >= _GRAPH_KEEPS
+    return kind.name == "scan" or kind.effort == "nprobe"
+
+
+def _stage_bytes(kind: "IndexKind", rows: int, dimension: int, candidates: int, effort: int | None, lists: int | None) -> float:
+    """Weighed bytes that the first stage and the ranking of its candidates read for one query."""
+    ranking = candidates * dimension * 4 * _GATHERED
+    code = _code_bytes(kind, dimension)
+    if kind.effort == "nprobe" and effort is not None and lists:
+        return ranking + lists * dimension * 4 + rows * min(effort / lists, 1) * code * _LISTED
+    if kind.effort == "efSearch" and effort is not None:
+        return ranking + min(effort * _NEIGHBOURS, rows) * code * _VISITED
+    return ranking + rows * code
+
+
+def _code_bytes(kind: "IndexKind", dimension: int) -> float:
+    """Bytes of one row in the first stage; compaction keeps about a quarter of 512 dimensions."""
+    factory = kind.factory or ""
+    if "RaBitQ" in factory:
+        return dimension / 8 + 8
+    width = dimension / 4 if kind.compact else float(dimension)
+    return width * 4 if "Flat" in factory else width
