@@ -1,9 +1,11 @@
 """JPEG, PNG and DICOM bytes in, grey levels out."""
 
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -12,7 +14,7 @@ from encoders.dicom_pixels import PACKAGES, decode_dicom, is_dicom
 from encoders.errors import MedretError
 from encoders.film import check_size, coded_format, film_doubts, grey_of_colour, stretched
 
-__all__ = ["DECODING", "decode_image", "film_doubts", "missing_decoders", "read_image"]
+__all__ = ["DECODING", "REDUCTION", "Film", "Reduction", "decode_image", "film_doubts", "missing_decoders", "read_film", "read_image"]
 
 DECODING = "grey8-v1"
 """The rule below from file to grey levels; another rule gives other embeddings, so its name is fingerprinted.
@@ -28,8 +30,28 @@ without rescale as they are, others stretched from the smallest to the largest v
 PixelPaddingValue left out. Then MONOCHROME1 is inverted. Overlays, shutters and PresentationLUTShape are ignored.
 """
 
+REDUCTION = "jpeg-2x-v1"
+"""How read_film decodes at a lower resolution what is shrunk anyway; names what caches hold, and is not fingerprinted.
+
+A grey JPEG is decoded at 1/2, 1/4 or 1/8 (libjpeg does so while it decodes) if that leaves at least twice the target.
+Against a full decode and antialiased resize of Open-i films enlarged to 2,500 x 3,000, with grain, at quality 95, the
+square differs by 0.11 to 0.38 grey levels in the mean, 4 at most; one step further it would be 0.46 to 0.7 and 24.
+"""
+
+Reduction = Callable[[int, int], int]  # width and height of a film to the largest reduction allowed: 1, 2, 4 or 8
+
 _MAX_BYTES = 1 << 30  # an uncompressed 16-bit film of MAX_PIXELS takes a sixth of it
+_ORIENTATION = 0x0112  # the EXIF tag
 _SHAPES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
+
+
+class Film(NamedTuple):
+    """A film as it was decoded, and as large as it was before."""
+
+    pixels: np.ndarray  # (ceil(height / reduction), ceil(width / reduction)) uint8, 0 is black
+    width: int
+    height: int
+    reduction: int = 1
 
 
 def read_image(path: Path, name: str | None = None) -> np.ndarray:
@@ -48,6 +70,20 @@ def read_image(path: Path, name: str | None = None) -> np.ndarray:
         MedretError: If the file cannot be read, is damaged, is no single greyscale film, is above 80
             megapixels, or needs a decoder that is not installed.
     """
+    return read_film(path, name).pixels
+
+
+def read_film(path: Path, name: str | None = None, reduction: Reduction | None = None) -> Film:
+    """Read one film, at a lower resolution where `reduction` allows it; otherwise as read_image.
+
+    Args:
+        path: The file.
+        name: What messages call it; the path if None.
+        reduction: Asked for grey JPEGs in upright order; all else is decoded whole.
+
+    Raises:
+        MedretError: As read_image.
+    """
     name = str(path) if name is None else name
     try:
         if not path.is_file():
@@ -59,7 +95,7 @@ def read_image(path: Path, name: str | None = None) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise MedretError(f"{name}: the image cannot be read ({error.strerror or type(error).__name__}). Check its permissions.") from error
-    return decode_image(data, name)
+    return _decode(data, name, reduction)
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
@@ -75,13 +111,17 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     Raises:
         MedretError: As read_image.
     """
+    return _decode(data, name, None).pixels
+
+
+def _decode(data: bytes, name: str, reduction: Reduction | None) -> Film:
     if not data:
         raise MedretError(f"{name}: the image file is empty. Copy it again.")
     if is_dicom(data):
-        return decode_dicom(data, name)
+        return _whole(decode_dicom(data, name))
     for shape, magic in _SHAPES.items():
         if data.startswith(magic):
-            return _decode_picture(data, shape, name)
+            return _decode_picture(data, shape, name, reduction)
     raise MedretError(f"{name}: neither JPEG, PNG nor DICOM (it starts with {data[:8].hex(' ')}). Convert it or leave it out.")
 
 
@@ -94,15 +134,26 @@ def _is_installed(module: str) -> bool:
     return sys.modules[module] is not None if module in sys.modules else find_spec(module) is not None
 
 
-def _decode_picture(data: bytes, shape: str, name: str) -> np.ndarray:
+def _whole(pixels: np.ndarray) -> Film:
+    return Film(pixels, width=pixels.shape[1], height=pixels.shape[0])
+
+
+def _decode_picture(data: bytes, shape: str, name: str, reduction: Reduction | None) -> Film:
     claimed = coded_format(data)
     if claimed is not None:
         check_size(claimed.width, claimed.height, name)  # before Pillow, which would warn of a bomb or decode it
     try:
         with Image.open(BytesIO(data), formats=[shape]) as image:
             check_size(*image.size, name)
+            width, height = image.size
+            if reduction is not None and image.mode == "L" and shape == "JPEG" and image.getexif().get(_ORIENTATION, 1) == 1:
+                by = reduction(width, height)
+                if by > 1:
+                    image.draft("L", (width // by, height // by))
+                    assert image.size == (-(-width // by), -(-height // by))
+                return Film(np.array(image), width, height, by)
             image.load()
-            return _grey(ImageOps.exif_transpose(image), name)
+            return _whole(_grey(ImageOps.exif_transpose(image), name))
     except MedretError:
         raise
     except UnidentifiedImageError as error:

@@ -3,13 +3,15 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
 
 from encoders.errors import MedretError
-from encoders.pixels import DECODING
+from encoders.pixels import DECODING, Film, read_film
 
 if TYPE_CHECKING:
     from torch import Tensor  # torch loads where tensors are made, so that workers which only decode stay small
@@ -47,6 +49,26 @@ class Preprocessing:
         if not all(value > 0 and np.isfinite(value) for value in _channels(self.std)):
             raise ValueError(f"std is {self.std}, expected one number above 0 or three")
 
+    def read_square(self, path: Path, name: str | None = None, size: int | None = None) -> np.ndarray:
+        """Read a film and bring it to a square: the one way of every film that is learned from, encoded or asked with.
+
+        Films much larger than the square are decoded at a lower resolution, which changes the square by less than one
+        grey level in the mean (see encoders.pixels.REDUCTION); it is computed for the film's full size all the same.
+
+        Args:
+            path: A JPEG, PNG or DICOM file.
+            name: What messages call it; the path if None.
+            size: S, side of the square in pixels; the setting's if None.
+
+        Returns:
+            (S, S) uint8.
+
+        Raises:
+            MedretError: As encoders.pixels.read_image.
+        """
+        size = self.size if size is None else size
+        return self._fitted(read_film(path, name, partial(self._reduction, size)), size)
+
     def square(self, pixels: np.ndarray, size: int | None = None) -> np.ndarray:
         """Bring a film to a square: what caches hold.
 
@@ -66,22 +88,33 @@ class Preprocessing:
         size = self.size if size is None else size
         if pixels.ndim != 2 or pixels.dtype != np.uint8 or not pixels.size:
             raise ValueError(f"pixels is {pixels.dtype} {pixels.shape}, expected (H, W) uint8")
-        height, width = pixels.shape
-        film = Image.fromarray(pixels)
+        return self._fitted(Film(pixels, width=pixels.shape[1], height=pixels.shape[0]), size)
+
+    def shrink(self, square: np.ndarray, size: int) -> np.ndarray:
+        """Bring a larger square, as a cache holds it, to (size, size) uint8."""
+        return np.array(Image.fromarray(square).resize((size, size), Image.Resampling[self.resampling.upper()]))
+
+    def _reduction(self, size: int, width: int, height: int) -> int:
+        """The largest reduction that leaves at least twice the resolution of the square."""
+        excess = (max(width, height) if self.fit == "pad" else min(width, height)) / size
+        return next((by for by in (8, 4, 2) if excess >= 2 * by), 1)
+
+    def _fitted(self, film: Film, size: int) -> np.ndarray:
+        image = Image.fromarray(film.pixels)
         filter_ = Image.Resampling[self.resampling.upper()]
+        width, height = film.width / film.reduction, film.height / film.reduction  # in decoded pixels: the last may stand for fewer
         if self.fit == "pad":
-            scale = size / max(height, width)
-            inner = max(1, round(width * scale)), max(1, round(height * scale))
-            film = film.resize(inner, filter_)
+            scale = size / max(film.height, film.width)
+            inner = max(1, round(film.width * scale)), max(1, round(film.height * scale))
             square = Image.new("L", (size, size))
-            square.paste(film, ((size - inner[0]) // 2, (size - inner[1]) // 2))
+            square.paste(image.resize(inner, filter_, box=(0, 0, width, height)), ((size - inner[0]) // 2, (size - inner[1]) // 2))
             return np.array(square)
         side = min(height, width) if self.fit == "crop" else None
         box = (0.0, 0.0, width, height)
         if side is not None:  # a box is cut at fractions of a pixel, so that the middle stays the middle
             left, top = (width - side) / 2, (height - side) / 2
             box = (left, top, left + side, top + side)
-        return np.array(film.resize((size, size), filter_, box=box))
+        return np.array(image.resize((size, size), filter_, box=box))
 
     def normalise(self, images: "Tensor") -> "Tensor":
         """Bring squares to what the backbone reads, (level / 255 - mean) / std in three channels, on their device.

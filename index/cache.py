@@ -110,7 +110,7 @@ def decode_squares(
 def _square(record: Record, preprocessing: Preprocessing, size: int) -> Square | str:
     assert record.image is not None
     try:
-        return preprocessing.square(read_image(record.image, record.id), size)
+        return preprocessing.read_square(record.image, record.id, size)
     except MedretError as error:  # a path can hold a name, so it must not come into a list of failures
         return " ".join(str(error).replace(str(record.image), record.id).split())
 

@@ -189,9 +189,7 @@ class SearchEngine:
         Raises:
             MedretError: If the file is no readable greyscale film.
         """
-        from encoders.pixels import read_image
-
-        square = self.encoder.config.preprocessing.square(read_image(Path(path)))
+        square = self.encoder.config.preprocessing.read_square(Path(path))
         return encode_films(self.encoder, square[None], vector)
 
     def image_path(self, id: str) -> Path | None:

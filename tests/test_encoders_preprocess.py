@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from encoders.errors import MedretError
-from encoders.pixels import DECODING
+from encoders.pixels import DECODING, read_film, read_image
 from encoders.preprocess import Preprocessing
 
 FITS = st.sampled_from(["pad", "crop", "squash"])
@@ -181,3 +182,61 @@ def test_workers_that_only_decode_and_square_load_no_torch():
     done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "False"
+
+
+def radiograph(width: int, height: int) -> Image.Image:
+    """A film of a detector's size: structures of every size, grain, and a marker with sharp edges."""
+    random = np.random.default_rng(0)
+    film = np.full((height, width), 128.0, np.float32)
+    for cells in (3, 9, 27, 81, 243):  # as in real films, coarse structures have the contrast
+        field = Image.fromarray(random.normal(0, 90 / cells**0.5, (cells, cells)).astype(np.float32))
+        film += np.asarray(field.resize((width, height), Image.Resampling.BICUBIC))
+    film += random.normal(0, 6, film.shape)
+    film[height // 9 : height // 9 + 60, width // 8 : width // 8 + 90] = 255
+    return Image.fromarray(film.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """Width and height to a JPEG of that size; the odd ones leave a rest at every reduction."""
+    folder = tmp_path_factory.mktemp("films")
+    sizes = [(2500, 3050), (2517, 1999), (1801, 1801)]
+    for width, height in sizes:
+        radiograph(width, height).save(folder / f"{width}.jpg", quality=95)
+    return {size: folder / f"{size[0]}.jpg" for size in sizes}
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop", "squash"])
+@pytest.mark.parametrize("size", [160, 224, 512])
+def test_a_large_jpeg_is_decoded_smaller_within_half_a_grey_level_of_the_whole_film(films, fit, size):
+    """Half of the grey level that is promised; a shift by a fraction of a pixel costs more."""
+    way = Preprocessing(size=size, fit=fit)
+    for (width, height), path in films.items():
+        whole = way.square(read_image(path)).astype(int)
+        near = way.read_square(path).astype(int)
+
+        excess = (max(width, height) if fit == "pad" else min(width, height)) / size
+        by = read_film(path, None, partial(way._reduction, size)).reduction
+        assert by == max(step for step in (1, 2, 4, 8) if step == 1 or excess / step >= 2)
+        assert np.abs(near - whole).mean() < 0.5
+        for axis in (0, 1):
+            shift = (np.gradient(whole, axis=axis) * (near - whole)).sum() / (np.gradient(whole, axis=axis) ** 2).sum()
+            assert abs(shift) < 0.02  # pixels, by least squares
+
+
+@pytest.mark.parametrize("change", ["colour", "turned", "png", "small"])
+def test_every_other_film_is_decoded_whole(films, tmp_path, change):
+    film = Image.open(films[1801, 1801])
+    exif = Image.Exif()
+    exif[0x0112] = 6 if change == "turned" else 1
+    film = film.resize((440, 440)) if change == "small" else film.convert("RGB") if change == "colour" else film
+    film.save(tmp_path / "film", "PNG" if change == "png" else "JPEG", exif=exif)
+
+    np.testing.assert_array_equal(Preprocessing().read_square(tmp_path / "film"), Preprocessing().square(read_image(tmp_path / "film")))
+
+
+def test_a_large_jpeg_that_was_cut_is_refused(films, tmp_path):
+    (tmp_path / "cut.jpg").write_bytes(films[2500, 3050].read_bytes()[:-100_000])
+
+    with pytest.raises(MedretError, match=r"the JPEG cannot be decoded .*Copy it again"):
+        Preprocessing().read_square(tmp_path / "cut.jpg")
