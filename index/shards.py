@@ -23,7 +23,6 @@ from index.manifest import (
     MODALITIES,
     PRIVATE_PATHS,
     VECTORS,
-    ModalityShards,
     ShardFile,
     ShardsManifest,
     check_files,

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.corpora.csvfile import read_csv
-from index.manifest import PRIVATE_PATHS
 from retrieval.answers import Hit
 
 if TYPE_CHECKING:
@@ -56,11 +54,13 @@ class Shelf:
         places = {Path(os.path.abspath(path)), Path(path).resolve()}  # noqa: PTH100 (absolute() keeps "..")
         if self._pseudonymised:
             return next((table.find(id) for id, file in self._private_paths.items() if file in places), None)
-        root = self._shards.manifest.corpus.get("root")
-        roots = set() if root is None else {Path(root), Path(root).resolve()}
-        below = {place.relative_to(home) for place in places for home in roots if place.is_relative_to(home)}
+        homes = {home for part in self._shards.parts if part.root is not None for home in (part.root, part.root.resolve())}
+        below = {place.relative_to(home) for place in places for home in homes if place.is_relative_to(home)}
         rows = table.rows_of("path", [str(place) for place in places | below])
-        return int(rows[0]) if len(rows) else None
+        for row, record in zip(rows.tolist(), table.records(rows), strict=True):  # another part may have a file of that name
+            if not places.isdisjoint({Path(record["path"]), Path(record["path"]).resolve()}):
+                return int(row)
+        return None
 
     def _hit(self, rank: int, score: float, record: Mapping[str, Any], text: str | None) -> Hit:
         file = self._file(record) if record["modality"] == "images" else None
@@ -95,7 +95,4 @@ class Shelf:
     @cached_property
     def _private_paths(self) -> Mapping[str, Path]:
         """Where the images of a pseudonymised index are, for those who may read the table; nothing for others."""
-        table = self._shards.folder / PRIVATE_PATHS
-        if not os.access(table, os.R_OK):
-            return {}
-        return {row["id"]: Path(row["path"]) for row in read_csv(table, ("id", "path"))}
+        return self._shards.private_paths()
