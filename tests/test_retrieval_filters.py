@@ -1,3 +1,5 @@
+from datetime import date
+
 import numpy as np
 import pytest
 from handmade_index import image_rows, make_engine
@@ -5,13 +7,40 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoders.errors import MedretError
-from index.corpora.record import Record
-from retrieval.filters import Groups, number_values, rows_with, same_owner_rows
+from index.corpora.record import LabelState, Record
+from retrieval.filters import Condition, Groups, Selection, number_values, parse_condition, rows_with, same_owner_rows
+
+FINDINGS = ("Edema", "Pleural Effusion")
+STUDIES = [  # id, patient, sex, age, date, tags, Edema, Pleural Effusion
+    ("a", "p1", "F", 40.0, date(2011, 1, 31), ("Opacity, patchy",), LabelState.POSITIVE, LabelState.NEGATIVE),
+    ("b", "p1", "F", 40.5, date(2011, 2, 28), ("Scoliosis", "normal"), LabelState.UNCERTAIN, None),
+    ("c", "p2", "M", 60.0, date(2012, 12, 31), (), LabelState.NOT_MENTIONED, LabelState.POSITIVE),
+    ("d", "p3", None, None, None, ("normal",), None, None),
+    ("e", None, "M", 90.0, date(2013, 1, 1), (), LabelState.NEGATIVE, LabelState.POSITIVE),
+]
 
 
-def table_of(folder, records):
+def table_of(folder, records, findings=()):
     vectors = {"joint": np.ones((len(records), 2))}
-    return make_engine(folder, {"images": (image_rows(records), vectors)}).table("images")
+    return make_engine(folder, {"images": (image_rows(records), vectors)}, findings=findings).table("images")
+
+
+@pytest.fixture
+def studies(tmp_path):
+    records = [
+        Record(
+            id=id,
+            image=None,
+            patient_id=patient,
+            sex=sex,
+            age=age,
+            study_date=day,
+            tags=tags,
+            labels={name: state for name, state in zip(FINDINGS, states, strict=True) if state is not None},
+        )
+        for id, patient, sex, age, day, tags, *states in STUDIES
+    ]
+    return table_of(tmp_path, records, FINDINGS)
 
 
 def test_rows_of_a_split_are_marked(tmp_path):
@@ -62,3 +91,98 @@ def test_equal_values_of_two_columns_have_equal_numbers():
     assert asked[0] == held[1] == held[3]
     assert asked[1] == held[2] == -1
     assert len({asked[0], asked[2], held[0]}) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("sex=F", "ab"),
+        ("Sex=m", "ce"),
+        ("sex=", "d"),
+        ("patient_id=p1,p3", "abd"),
+        ("patient=p2,", "ce"),
+        ("id=a, e", "ae"),
+        ("tags=normal", "bd"),
+        ("tag=scoliosis,normal", "bd"),
+        ('tags="Opacity, patchy"', "a"),
+        ("tags=", "ce"),
+        ("age=40", "a"),
+        ("age=40..60", "abc"),
+        ("age=..40.5", "ab"),
+        ("age=60..", "ce"),
+        ("age=40,90", "ae"),
+        ("age=", "d"),
+        ("study_date=2011-01-31", "a"),
+        ("study_date=2011-02", "b"),
+        ("date=2011-02..2012", "bc"),
+        ("study_date=2012-12-31..", "ce"),
+        ("study_date=..2011-01", "a"),
+        ("study_date=2012-12", "c"),
+        ("Edema=positive", "a"),
+        ("edema=positive,uncertain", "ab"),
+        ("pleural_effusion=negative", "a"),
+        ("PLEURAL EFFUSION=positive", "ce"),
+        ("Edema=not_mentioned", "c"),
+        ("Edema=Not mentioned", "c"),
+        ("Edema=", "d"),
+    ],
+)
+def test_a_condition_selects_the_records_that_meet_it(studies, words, expected):
+    assert "".join(np.array(studies.ids())[parse_condition(words).rows(studies)]) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("colour=red", r"no column or finding 'colour'.*patient_id.*study_date.*Edema, Pleural Effusion"),
+        ("sex=X", r"sex X; choose from what the index holds: F, M$"),
+        ("sex=F,X", "sex X"),
+        ("patient_id=P1", "patient_id P1"),  # the letter case of an id matters
+        ("view=PA", "the images of this index name none"),
+        ("Edema=yes", "'yes'.*positive.*not_mentioned"),
+        ("age=100..", r"age 100\.\.; in this index it is from 40.0 to 90.0"),
+        ("age=60..40", "no record"),
+        ("age=old", "'old' is no number"),
+        ("study_date=2011-02-30", "no ISO date"),
+        ("study_date=2011-01-01-01..", "no ISO date"),
+        ("study_date=2020", "from 2011-01-31 to 2013-01-01"),
+    ],
+)
+def test_a_condition_that_nothing_can_meet_names_what_there_is(studies, words, says):
+    with pytest.raises(MedretError, match=says):
+        parse_condition(words).rows(studies)
+
+
+@pytest.mark.parametrize("words", ["sex", "=F", ""])
+def test_a_condition_is_a_column_and_values(words):
+    with pytest.raises(ValueError, match="COLUMN=VALUE"):
+        parse_condition(words)
+
+
+def test_of_many_values_a_message_lists_the_first(tmp_path):
+    table = table_of(tmp_path, [Record(id=f"{row:03d}", image=None) for row in range(100)])
+
+    with pytest.raises(MedretError, match=r"000, 001, .*011 \.\.\. \(100 in all\)$"):
+        parse_condition("id=x").rows(table)
+
+
+def test_all_conditions_of_a_selection_hold_and_no_removed_record_is_selected(studies):
+    selection = Selection(only=(parse_condition("sex=M,F"), parse_condition("pleural effusion=positive")))
+    assert np.array(studies.ids())[selection.rows(studies)].tolist() == ["c", "e"]
+
+    studies.live = np.array([True, True, False, True, True])
+
+    assert np.array(studies.ids())[selection.rows(studies)].tolist() == ["e"]
+    assert Selection().rows(studies).tolist() == studies.live.tolist()
+    assert Condition(column="sex", values=("",)).rows(studies).tolist() == [False, False, False, True, False]
+    studies.live[3] = False
+    assert not Condition(column="Edema", values=("",)).rows(studies).any()
+    assert not Condition(column="sex", values=("",)).rows(studies).any()
+
+
+def test_a_condition_on_the_view_of_reports_says_that_only_images_have_one(tmp_path):
+    rows = image_rows([Record(id="r", image=None)])
+    table = make_engine(tmp_path, {"reports": (rows, {"joint": np.ones((1, 2))})}).table("reports")
+
+    with pytest.raises(MedretError, match="only images have one: --find images"):
+        parse_condition("view=PA").rows(table)
