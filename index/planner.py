@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Literal
 
@@ -74,20 +75,15 @@ def plan_search(
     allowed_rows = rows if allowed_rows is None else allowed_rows
     if k < 1 or not 0 <= allowed_rows <= rows:
         raise ValueError(f"k is {k} and {allowed_rows} of {rows} rows are allowed, expected k above 0 and at most all rows")
-    which = f"the {allowed_rows:,} allowed rows" if allowed_rows < rows else f"all {rows:,} rows"
-
-    def exact(because: str = "") -> SearchPlan:
-        reason = f"exact over {which}{because}"
-        return SearchPlan(how="exact", kind=kind.name, candidates=0, effort=None, allowed_rows=allowed_rows, rows=rows, reason=reason)
-
+    exact = partial(exact_plan, kind.name, rows, allowed_rows)
     if kind.exact:
         return exact()
     certificate = _certificate(certificates, k, asker)
     if isinstance(certificate, str):
-        return exact(f": {certificate}")
+        return exact(certificate)
     share = allowed_rows / rows if rows else 0.0
     if share < 1 and not _filters(kind, share):
-        return exact(f": {kind.name} loses recall under a filter")
+        return exact(f"{kind.name} loses recall under a filter")
     effort = certificate.effort
     if kind.effort == "nprobe" and effort is not None and share > 0:
         effort = ceil(effort / share**2)
@@ -95,7 +91,7 @@ def plan_search(
     streamed = allowed_rows * dimension * 4 * (_GATHERED if share < 1 else 1)
     if streamed <= _stage_bytes(kind, rows, dimension, certificate.candidates, effort, lists):
         return exact()
-    within = f", within {which}" if share < 1 else ""
+    within = f", within {_counted(rows, allowed_rows)}" if share < 1 else ""
     return SearchPlan(
         how="approximate",
         kind=kind.name,
@@ -105,6 +101,17 @@ def plan_search(
         rows=rows,
         reason=f"approximate: {kind.name}, certified recall@{certificate.k} {certificate.recall:.3f} for {asker}{within}",
     )
+
+
+def exact_plan(kind: str, rows: int, allowed_rows: int | None = None, because: str = "") -> SearchPlan:
+    """Plan an exact search whatever the index's kind; `because` is one clause that says why, where it is not plain."""
+    allowed_rows = rows if allowed_rows is None else allowed_rows
+    reason = f"exact over {_counted(rows, allowed_rows)}{because and ': '}{because}"
+    return SearchPlan(how="exact", kind=kind, candidates=0, effort=None, allowed_rows=allowed_rows, rows=rows, reason=reason)
+
+
+def _counted(rows: int, allowed_rows: int) -> str:
+    return f"the {allowed_rows:,} allowed rows" if allowed_rows < rows else f"all {rows:,} rows"
 
 
 def _certificate(certificates: "Sequence[Certificate]", k: int, asker: str) -> "Certificate | str":
