@@ -1,10 +1,13 @@
 """The kinds of index, and the one FAISS that all of them search with."""
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import packages_distributions
 from typing import Any
 
 from encoders.errors import MedretError
+
+_TRIED_DIMENSIONS = (512, 768, 720)  # a factory string may fit one length only: PQ96 divides 768, not 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,27 +16,74 @@ class IndexKind:
 
     Attributes:
         name: What the user calls it.
-        exact: Whether it always finds the k best.
-        copies: Whether it holds vectors of its own, beside those in the shards.
+        exact: Whether it always finds the k best; the others find candidates that are ranked again by the shards' vectors.
+        factory: The FAISS factory string of the first stage, with {D} for the dimension and {lists} for the number of
+            inverted lists; None where FAISS takes no part in it.
+        compact: Whether the first stage holds compacted vectors (index.compaction).
+        effort: The search parameter that trades time for recall: "nprobe", "efSearch", or None.
+        grade: Recall that the tuner aims at beyond the user's target, or None.
     """
 
     name: str
-    exact: bool
-    copies: bool
+    exact: bool = False
+    factory: str | None = None
+    compact: bool = False
+    effort: str | None = None
+    grade: float | None = None
 
 
-KINDS = {"flat": IndexKind(name="flat", exact=True, copies=False)}
+KINDS = {
+    kind.name: kind
+    for kind in (
+        IndexKind(name="flat", exact=True),
+        IndexKind(name="scan", compact=True, grade=0.9999),
+        IndexKind(name="ivf-scan", factory="IVF{lists},SQ8", compact=True, effort="nprobe"),
+        IndexKind(name="ivf-flat", factory="IVF{lists},Flat", effort="nprobe"),
+        IndexKind(name="ivf-rabitq", factory="RR{D},IVF{lists},RaBitQfs", effort="nprobe"),
+        IndexKind(name="hnsw", factory="HNSW32,SQ8", compact=True, effort="efSearch"),
+    )
+}
 
 
 def find_kind(name: str) -> IndexKind:
-    """Return the kind of this name.
+    """Return the kind of this name; any other name is tried as a FAISS factory string, over the vectors as stored.
 
     Raises:
-        MedretError: If there is none.
+        MedretError: If it is neither.
     """
-    if name not in KINDS:
-        raise MedretError(f"index kind {name!r} is not known. Choose one of: {', '.join(KINDS)}")
-    return KINDS[name]
+    return KINDS[name] if name in KINDS else _factory_kind(name)
+
+
+@cache
+def _factory_kind(name: str) -> IndexKind:
+    faiss = load_faiss()
+    fault = ""
+    for dimension in _TRIED_DIMENSIONS:
+        try:
+            made = faiss.index_factory(dimension, fill_factory(name, dimension, 16), faiss.METRIC_INNER_PRODUCT)
+        except (RuntimeError, ValueError, TypeError) as error:
+            fault = faiss_fault(error)
+            continue
+        return IndexKind(name=name, factory=name, effort=_effort(faiss, made))
+    known = ", ".join(KINDS)
+    raise MedretError(f"index kind {name!r} is not known, and is no FAISS factory string ({fault}). Choose one of: {known}")
+
+
+def _effort(faiss: Any, made: Any) -> str | None:
+    inner = faiss.downcast_index(made.index) if hasattr(made, "chain") else made
+    if isinstance(inner, faiss.IndexIVF):
+        return "nprobe"
+    return "efSearch" if isinstance(inner, faiss.IndexHNSW) else None
+
+
+def fill_factory(factory: str, dimension: int, lists: int) -> str:
+    """Return a factory string with its {D} and {lists} filled in."""
+    return factory.replace("{D}", str(dimension)).replace("{lists}", str(lists))
+
+
+def faiss_fault(error: BaseException) -> str:
+    """Return what FAISS says is wrong in one line, without its source file."""
+    return " ".join(str(error).split("Error: ")[-1].split())[:200]
 
 
 def faiss_distributions() -> list[str]:
@@ -41,6 +91,7 @@ def faiss_distributions() -> list[str]:
     return sorted(set(packages_distributions().get("faiss", [])))
 
 
+@cache  # looking through all installed distributions takes longer than a search
 def load_faiss() -> Any:
     """Import FAISS.
 

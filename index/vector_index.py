@@ -1,198 +1,182 @@
-"""Exact search in the memory-mapped shards, holding no vectors of its own (with kinds.py the one home of faiss)."""
+"""Search over one kind of vector of one modality: planned, proposed by a first stage, ranked by the vectors in the shards."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from index.kinds import load_faiss
+from encoders.errors import MedretError
+from index.exact import ExactSearch, Found, Rows, Scores
+from index.kinds import KINDS
+from index.manifest import Certificate
+from index.planner import SearchPlan, plan_search
 from index.shards import ShardTable
+from index.stages import FirstStage
 
-Rows = npt.NDArray[np.int64]
-Scores = npt.NDArray[np.float32]
-Found = tuple[Rows, Scores]
-
+_MOST_EXCLUDED = 256  # a query that leaves out more rows than this is answered exactly
+_VALUES_AT_ONCE = 1 << 18  # of vectors in float32: what is scored at a time stays in the processor's cache
+_NORM_ERROR = 1e-2  # beyond float16 rounding: then the shard is damaged
 _QUERIES_AT_ONCE = 1024
-_MARGIN = 16  # candidates beyond k, so that near-ties of the k-th are usually among them
-_MOST_EXCLUDED = 256  # a query that leaves out more rows than this is answered by a scan
-_VALUES_AT_ONCE = 1 << 18  # of vectors in float64: what is scored at a time stays in the processor's cache
-_SCORES_AT_ONCE = 1 << 24  # of a scan: 64 MiB
+
+Mask = npt.NDArray[np.bool_]
 
 
 class VectorIndex:
-    """Exact inner-product search over one kind of vector of one modality.
+    """Inner-product search over the rows of one table.
 
-    Candidates come from float32 arithmetic whose rounding depends on the batch; they are then scored again in float64, so that
-    the same two vectors have the same score whatever they are searched with. A query whose candidates might miss a row that
-    ties with, or beats, the k-th within float32 rounding is answered by a scan that keeps all such rows.
+    Args:
+        table: The rows; those that are not `table.live` are never found.
+        vector: "joint" or "features".
+        stage: What proposes candidates; None for exact search alone.
+        certificates: What was measured when the index was built: only settings they name are searched with.
     """
 
-    def __init__(self, table: ShardTable, vector: str):
-        self.table, self.vector = table, vector
-        self.rows, self.dimension = table.rows, table.dimension(vector)
-        self._blocks = table.blocks(vector)
-        self._starts = np.cumsum([0] + [len(block) for block in self._blocks])
-        self._faiss = load_faiss()
+    def __init__(self, table: ShardTable, vector: str, stage: FirstStage | None = None, certificates: Sequence[Certificate] = ()):
+        if stage is not None and stage.rows != table.rows:
+            raise MedretError(f"the {stage.kind.name} index holds {stage.rows} rows, its shards {table.rows}. Run medret build-index again")
+        self.table, self.vector, self.stage, self.certificates = table, vector, stage, tuple(certificates)
+        self.exact = ExactSearch(table, vector)
+        self.kind = KINDS["flat"] if stage is None else stage.kind
+        self.rows, self.dimension = table.rows, self.exact.dimension
+        live = getattr(table, "live", None)
+        self._live: Mask | None = live
+
+    def plan(self, k: int, *, asker: str, allowed_rows: int | None = None, queries: int = 1) -> SearchPlan:
+        """Return how a search would run, see index.planner."""
+        if allowed_rows is None and self._live is not None:
+            allowed_rows = int(self._live.sum())
+        lists = None if self.stage is None else self.stage.lists
+        return plan_search(self.kind, self.rows, self.dimension, k, asker, allowed_rows, self.certificates, lists)
 
     def search(
         self,
         queries: npt.NDArray[np.float32],
         k: int,
         *,
-        allowed: npt.NDArray[np.bool_] | None = None,
+        asker: str = "image",
+        allowed: Mask | None = None,
         excluded: Sequence[Rows] | None = None,
+        plan: SearchPlan | None = None,
     ) -> list[Found]:
-        """Return the k best rows of each query.
+        """Return the k best rows of each query: exactly, or as well as the certificates say.
 
         Args:
             queries: (Q, D) float32, unit L2 norm per row for scores that are cosines.
             k: Above 0; may exceed the number of rows.
+            asker: "image" or "text": what the queries are.
             allowed: (rows,) bool, the rows that may be found; all by default.
             excluded: Q arrays of rows that the query of that place must not find.
+            plan: How to search; by default as `plan` says.
 
         Returns:
-            Per query: rows int64 and scores float32, ordered by score descending, then id ascending, exactly, also across the
-            boundary at k. Fewer than k where there are fewer.
+            Per query: rows int64 and scores float32, ordered by score descending, then id ascending. The same two vectors
+            have the same score, whichever way they were found. Fewer than k only where there are fewer.
 
         Raises:
             ValueError: If the queries are not (Q, D) or not finite, k is not positive, or `allowed` or `excluded` do not fit.
+            MedretError: If a stored vector is damaged.
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
-        self._check(queries, k, allowed, excluded)
+        self.exact.check(queries, k, allowed, excluded)
+        if self._live is not None:
+            allowed = self._live if allowed is None else allowed & self._live
+        allowed_rows = self.rows if allowed is None else int(np.count_nonzero(allowed))
+        if plan is None:
+            plan = self.plan(k, asker=asker, allowed_rows=allowed_rows, queries=len(queries))
+        if plan.how == "exact" or self.stage is None or len(queries) == 0:
+            return self.exact.search(queries, k, allowed=allowed, excluded=excluded)
+        if allowed_rows == self.rows:
+            allowed = None
         found: list[Found] = []
         for start in range(0, len(queries), _QUERIES_AT_ONCE):
-            stop = start + _QUERIES_AT_ONCE
-            found += self._search(queries[start:stop], k, allowed, None if excluded is None else excluded[start:stop])
+            part = slice(start, start + _QUERIES_AT_ONCE)
+            found += self._search(queries[part], k, plan, allowed, allowed_rows, None if excluded is None else excluded[part])
         return found
 
-    def _check(self, queries: npt.NDArray[np.float32], k: int, allowed: Any, excluded: Any) -> None:
-        if queries.ndim != 2 or queries.shape[1] != self.dimension:
-            raise ValueError(f"queries are {queries.shape}, expected (Q, {self.dimension})")
-        if not np.isfinite(queries).all():
-            raise ValueError(f"{int((~np.isfinite(queries).all(axis=1)).sum())} of {len(queries)} queries hold NaN or infinity")
-        if k < 1:
-            raise ValueError(f"k is {k}, expected above 0")
-        if allowed is not None and (allowed.shape != (self.rows,) or allowed.dtype != np.bool_):
-            raise ValueError(f"allowed is {allowed.shape} {allowed.dtype}, expected ({self.rows},) bool")
-        if excluded is not None and len(excluded) != len(queries):
-            raise ValueError(f"excluded has {len(excluded)} entries, expected one for each of {len(queries)} queries")
-
     def _search(
-        self, queries: npt.NDArray[np.float32], k: int, allowed: npt.NDArray[np.bool_] | None, excluded: Sequence[Rows] | None
+        self,
+        queries: npt.NDArray[np.float32],
+        k: int,
+        plan: SearchPlan,
+        allowed: Mask | None,
+        allowed_rows: int,
+        excluded: Sequence[Rows] | None,
     ) -> list[Found]:
-        left_out = [np.unique(np.asarray(rows, np.int64)) for rows in excluded] if excluded is not None else [_NO_ROWS] * len(queries)
+        assert self.stage is not None
+        left_out = [] if excluded is None else [np.unique(np.asarray(rows, np.int64)) for rows in excluded]
         usual = max((len(rows) for rows in left_out if len(rows) <= _MOST_EXCLUDED), default=0)
-        reachable = self.rows if allowed is None else int(allowed.sum())
-        wanted = min(k + _MARGIN + k // 4 + usual, reachable)
-        if wanted == 0:
-            return [(_NO_ROWS, _NO_ROWS.astype(np.float32)) for _ in queries]
-        rows, scores = self._nearest(queries, wanted, allowed)
-        exact = self._score(queries, rows)
-        found: dict[int, Found] = {}
-        doubtful: list[int] = []
-        for place, query in enumerate(queries):
-            kept = np.isin(rows[place], left_out[place], assume_unique=True, invert=True)
-            if wanted < reachable and (kept.sum() < k or _kth(exact[place, kept], k) <= scores[place, -1] + self._rounding(query)):
-                doubtful.append(place)
+        proposed = self.stage.candidates(queries, max(plan.candidates, k) + usual, plan.effort, allowed)
+        owners = np.repeat(np.arange(len(queries)), [len(rows) for rows in proposed])
+        rows = np.concatenate(proposed)
+        if left_out:
+            kept = ~np.isin(owners * self.rows + rows, np.concatenate([own + place * self.rows for place, own in enumerate(left_out)]))
+            owners, rows = owners[kept], rows[kept]
+        found = self._rank(queries, k, owners, rows)
+        for place in self._short(found, k, allowed, allowed_rows, left_out):
+            own = None if excluded is None else [left_out[place]]
+            found[place] = self.exact.search(queries[[place]], k, allowed=allowed, excluded=own)[0]
+        return found
+
+    def _short(self, found: list[Found], k: int, allowed: Mask | None, allowed_rows: int, left_out: Sequence[Rows]) -> list[int]:
+        """Return the queries that found fewer rows than there are to find, or leave out too many for the candidates to suffice."""
+        short = []
+        for place, (rows, _) in enumerate(found):
+            own = left_out[place] if left_out else None
+            if own is not None and len(own) > _MOST_EXCLUDED:
+                short.append(place)
+            elif len(rows) < k:
+                hidden = 0 if own is None else len(own) if allowed is None else int(allowed[own].sum())
+                if len(rows) < min(k, allowed_rows - hidden):
+                    short.append(place)
+        return short
+
+    def _rank(self, queries: npt.NDArray[np.float32], k: int, owners: Rows, rows: Rows) -> list[Found]:
+        """Return the k best of the candidates of each query; candidates are pairs of a query's place and a row."""
+        scores = self._estimate(queries, owners, rows)
+        order = np.lexsort((-scores, owners))
+        owners, rows, scores = owners[order], rows[order], scores[order]
+        starts = np.searchsorted(owners, np.arange(len(queries) + 1))
+        last = np.minimum(starts[:-1] + k, starts[1:]) - 1  # of each query, its k-th best
+        bounds = scores[np.maximum(last, 0)] if len(scores) else np.zeros(len(queries), np.float32)
+        bounds = bounds - 2 * self.exact.rounding(queries)
+        kept = scores >= bounds[owners]
+        owners, rows = owners[kept], rows[kept]
+        return self._order(k, len(queries), owners, rows, self.exact.score(queries, owners, rows))
+
+    def _order(self, k: int, queries: int, owners: Rows, rows: Rows, scores: Scores) -> list[Found]:
+        order = np.lexsort((-scores, owners))
+        owners, rows, scores = owners[order], rows[order], scores[order]
+        starts = np.searchsorted(owners, np.arange(queries + 1)).tolist()
+        tied = np.zeros(queries, bool)
+        tied[owners[1:][(scores[1:] == scores[:-1]) & (owners[1:] == owners[:-1])]] = True
+        found: list[Found] = []
+        for place, (start, stop) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+            if tied[place]:
+                found.append(self.exact.best(rows[start:stop], scores[start:stop], k))
             else:
-                found[place] = self._best(rows[place, kept], exact[place, kept], k)
-        for place, candidates in zip(doubtful, self._scan(queries[doubtful], k, allowed, [left_out[d] for d in doubtful]), strict=True):
-            found[place] = self._best(candidates, self._score(queries[[place]], candidates[None])[0], k)
-        return [found[place] for place in range(len(queries))]
+                stop = min(stop, start + k)
+                found.append((rows[start:stop], scores[start:stop]))
+        return found
 
-    def _nearest(self, queries: npt.NDArray[np.float32], k: int, allowed: npt.NDArray[np.bool_] | None) -> Found:
-        """Return (Q, k) rows and float32 scores, best first, searching one shard after the other."""
-        best_rows = np.full((len(queries), 0), -1, np.int64)
-        best_scores = np.full((len(queries), 0), 0, np.float32)
-        with _threads(self._faiss, 1 if len(queries) == 1 else None):
-            for block, rows in self._searched(allowed):
-                scores, places = self._faiss.knn(queries, block, min(k, len(block)), metric=self._faiss.METRIC_INNER_PRODUCT)
-                best_rows = np.concatenate([best_rows, rows[places]], axis=1)
-                best_scores = np.concatenate([best_scores, scores], axis=1)
-                if best_rows.shape[1] > k:
-                    kept = np.argpartition(-best_scores, k - 1, axis=1)[:, :k]
-                    best_rows = np.take_along_axis(best_rows, kept, axis=1)
-                    best_scores = np.take_along_axis(best_scores, kept, axis=1)
-        order = np.argsort(-best_scores, axis=1, kind="stable")
-        return np.take_along_axis(best_rows, order, axis=1), np.take_along_axis(best_scores, order, axis=1)
+    def _estimate(self, queries: npt.NDArray[np.float32], owners: Rows, rows: Rows) -> Scores:
+        """Return the float32 scores of pairs, computed in float32.
 
-    def _searched(self, allowed: npt.NDArray[np.bool_] | None) -> Iterator[tuple[npt.NDArray[np.float32], Rows]]:
-        """Yield the float32 vectors to search, shard by shard, with the row number of each; they hold until the next."""
-        room = np.empty((max(map(len, self._blocks)), self.dimension), np.float32)  # reused: fresh memory costs more than the copy
-        for start, block in zip(self._starts.tolist(), self._blocks, strict=False):
-            places = np.arange(len(block)) if allowed is None else np.flatnonzero(allowed[start : start + len(block)])
-            vectors = room[: len(places)]
-            if len(places) == len(block) and block.dtype == np.float32:
-                vectors = block
-            elif len(places) == len(block):
-                np.copyto(vectors, block)
-            elif block.dtype == np.float32:
-                block.take(places, axis=0, out=vectors, mode="clip")  # another mode would copy twice
-            else:
-                np.copyto(vectors, block[places])
-            if len(places):
-                yield vectors, start + places
-
-    def _scan(
-        self, queries: npt.NDArray[np.float32], k: int, allowed: npt.NDArray[np.bool_] | None, left_out: Sequence[Rows]
-    ) -> Iterator[Rows]:
-        """Yield, query by query, every row that is, or within float32 rounding might be, among its k best."""
-        at_once = max(_SCORES_AT_ONCE // self.rows, 1)
-        for start in range(0, len(queries), at_once):
-            part = slice(start, start + at_once)
-            scores = np.full((len(queries[part]), self.rows), -np.inf, np.float32)
-            for block, rows in self._searched(allowed):
-                scores[:, rows] = queries[part] @ block.T
-            for query, own, excluded in zip(queries[part], scores, left_out[part], strict=True):
-                own[excluded] = -np.inf
-                if int((own > -np.inf).sum()) <= k:
-                    yield np.flatnonzero(own > -np.inf)
-                else:
-                    yield np.flatnonzero(own >= _kth(own, k) - 2 * self._rounding(query))
-
-    def _score(self, queries: npt.NDArray[np.float32], rows: Rows) -> Scores:
-        """Return (Q, C) float32 scores of each query with its C rows, computed in float64."""
-        scores = np.empty(rows.size, np.float32)
+        Raises:
+            MedretError: If a vector has not norm 1.
+        """
+        scores = np.empty(len(rows), np.float32)
         at_once = max(_VALUES_AT_ONCE // self.dimension, 1)
-        for start in range(0, rows.size, at_once):
-            pairs = np.arange(start, min(start + at_once, rows.size))
-            askers = queries[pairs // rows.shape[1]].astype(np.float64)
-            scores[pairs] = (self.table.vectors(self.vector, rows.reshape(-1)[pairs]) * askers).sum(axis=1)
-        return scores.reshape(rows.shape)
-
-    def _best(self, rows: Rows, scores: Scores, k: int) -> Found:
-        if len(rows) > k:  # drop what is surely beyond k before ids are looked up
-            kept = scores >= _kth(scores, k)
-            rows, scores = rows[kept], scores[kept]
-        order = np.argsort(-scores, kind="stable")
-        if len(np.unique(scores)) < len(scores):
-            ids = self.table.ids(rows)
-            order = np.array(sorted(range(len(rows)), key=lambda place: (-scores[place], ids[place])), dtype=np.int64)
-        return rows[order[:k]], scores[order[:k]]
-
-    def _rounding(self, query: npt.NDArray[np.float32]) -> float:
-        """Bound of the float32 rounding error of one inner product with a vector of norm 1, in any order of summation."""
-        return float((self.dimension + 8) * 2.0**-24 * 1.01 * np.linalg.norm(query))
-
-
-@contextmanager
-def _threads(faiss: Any, count: int | None) -> Iterator[None]:
-    """Search with `count` threads: for a single query a second one costs more than it brings."""
-    before = faiss.omp_get_max_threads()
-    if count is not None:
-        faiss.omp_set_num_threads(count)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
-
-
-def _kth(scores: Scores, k: int) -> np.float32:
-    """Return the k-th highest score, or the lowest where there are fewer."""
-    place = max(len(scores) - k, 0)
-    return np.float32(np.partition(scores, place)[place])
-
-
-_NO_ROWS: Rows = np.empty(0, np.int64)
+        order = np.argsort(rows)  # neighbours in the file one after the other, and a row that many queries found only once
+        for start in range(0, len(rows), at_once):
+            places = order[start : start + at_once]
+            vectors = self.exact.take(rows[places])
+            norms = np.einsum("ij,ij->i", vectors, vectors)
+            wrong = ~(np.abs(norms - 1) < 2 * _NORM_ERROR)  # NaN too
+            if wrong.any():
+                row = int(rows[places][wrong][0])
+                raise MedretError(
+                    f"the {self.vector} vector of row {row} of the {self.table.modality} has norm {norms[wrong][0] ** 0.5:.3g}, "
+                    "expected 1: the shard is damaged. Run medret verify"
+                )
+            scores[places] = np.einsum("ij,ij->i", vectors, queries[owners[places]])
+        return scores

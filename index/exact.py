@@ -1,0 +1,210 @@
+"""Exact search in the memory-mapped shards, holding no vectors of its own."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from index.kinds import load_faiss
+from index.shards import ShardTable
+
+Rows = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float32]
+Found = tuple[Rows, Scores]
+
+_QUERIES_AT_ONCE = 1024
+_MARGIN = 16  # candidates beyond k, so that near-ties of the k-th are usually among them
+_MOST_EXCLUDED = 256  # a query that leaves out more rows than this is answered by a scan
+_VALUES_AT_ONCE = 1 << 18  # of vectors in float64: what is scored at a time stays in the processor's cache
+_SCORES_AT_ONCE = 1 << 24  # of a scan: 64 MiB
+
+
+class ExactSearch:
+    """Exact inner-product search over one kind of vector of one modality.
+
+    Candidates come from float32 arithmetic whose rounding depends on the batch; they are then scored again in float64, so that
+    the same two vectors have the same score whatever they are searched with. A query whose candidates might miss a row that
+    ties with, or beats, the k-th within float32 rounding is answered by a scan that keeps all such rows.
+    """
+
+    def __init__(self, table: ShardTable, vector: str):
+        self.table, self.vector = table, vector
+        self.rows, self.dimension = table.rows, table.dimension(vector)
+        self._blocks = table.blocks(vector)
+        self._starts = np.cumsum([0] + [len(block) for block in self._blocks])
+        self._faiss = load_faiss()
+
+    def search(
+        self,
+        queries: npt.NDArray[np.float32],
+        k: int,
+        *,
+        allowed: npt.NDArray[np.bool_] | None = None,
+        excluded: Sequence[Rows] | None = None,
+    ) -> list[Found]:
+        """Return the k best rows of each query.
+
+        Args:
+            queries: (Q, D) float32, unit L2 norm per row for scores that are cosines.
+            k: Above 0; may exceed the number of rows.
+            allowed: (rows,) bool, the rows that may be found; all by default.
+            excluded: Q arrays of rows that the query of that place must not find.
+
+        Returns:
+            Per query: rows int64 and scores float32, ordered by score descending, then id ascending, exactly, also across the
+            boundary at k. Fewer than k where there are fewer.
+
+        Raises:
+            ValueError: If the queries are not (Q, D) or not finite, k is not positive, or `allowed` or `excluded` do not fit.
+        """
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        self.check(queries, k, allowed, excluded)
+        found: list[Found] = []
+        for start in range(0, len(queries), _QUERIES_AT_ONCE):
+            stop = start + _QUERIES_AT_ONCE
+            found += self._search(queries[start:stop], k, allowed, None if excluded is None else excluded[start:stop])
+        return found
+
+    def check(self, queries: npt.NDArray[np.float32], k: int, allowed: Any, excluded: Any) -> None:
+        """Raise ValueError if a search cannot be asked like this, see `search`."""
+        if queries.ndim != 2 or queries.shape[1] != self.dimension:
+            raise ValueError(f"queries are {queries.shape}, expected (Q, {self.dimension})")
+        if not np.isfinite(queries).all():
+            raise ValueError(f"{int((~np.isfinite(queries).all(axis=1)).sum())} of {len(queries)} queries hold NaN or infinity")
+        if k < 1:
+            raise ValueError(f"k is {k}, expected above 0")
+        if allowed is not None and (allowed.shape != (self.rows,) or allowed.dtype != np.bool_):
+            raise ValueError(f"allowed is {allowed.shape} {allowed.dtype}, expected ({self.rows},) bool")
+        if excluded is not None and len(excluded) != len(queries):
+            raise ValueError(f"excluded has {len(excluded)} entries, expected one for each of {len(queries)} queries")
+
+    def _search(
+        self, queries: npt.NDArray[np.float32], k: int, allowed: npt.NDArray[np.bool_] | None, excluded: Sequence[Rows] | None
+    ) -> list[Found]:
+        left_out = [np.unique(np.asarray(rows, np.int64)) for rows in excluded] if excluded is not None else [_NO_ROWS] * len(queries)
+        usual = max((len(rows) for rows in left_out if len(rows) <= _MOST_EXCLUDED), default=0)
+        reachable = self.rows if allowed is None else int(allowed.sum())
+        wanted = min(k + _MARGIN + k // 4 + usual, reachable)
+        if wanted == 0:
+            return [(_NO_ROWS, _NO_ROWS.astype(np.float32)) for _ in queries]
+        rows, scores = self._nearest(queries, wanted, allowed)
+        exact = self.score(queries, np.repeat(np.arange(len(queries)), wanted), rows.reshape(-1)).reshape(rows.shape)
+        found: dict[int, Found] = {}
+        doubtful: list[int] = []
+        for place, query in enumerate(queries):
+            kept = np.isin(rows[place], left_out[place], assume_unique=True, invert=True)
+            if wanted < reachable and (kept.sum() < k or _kth(exact[place, kept], k) <= scores[place, -1] + float(self.rounding(query))):
+                doubtful.append(place)
+            else:
+                found[place] = self.best(rows[place, kept], exact[place, kept], k)
+        for place, candidates in zip(doubtful, self._scan(queries[doubtful], k, allowed, [left_out[d] for d in doubtful]), strict=True):
+            found[place] = self.best(candidates, self.score(queries[[place]], np.zeros(len(candidates), np.int64), candidates), k)
+        return [found[place] for place in range(len(queries))]
+
+    def _nearest(self, queries: npt.NDArray[np.float32], k: int, allowed: npt.NDArray[np.bool_] | None) -> Found:
+        """Return (Q, k) rows and float32 scores, best first, searching one shard after the other."""
+        best_rows = np.full((len(queries), 0), -1, np.int64)
+        best_scores = np.full((len(queries), 0), 0, np.float32)
+        with _threads(self._faiss, 1 if len(queries) == 1 else None):
+            for block, rows in self._searched(allowed):
+                scores, places = self._faiss.knn(queries, block, min(k, len(block)), metric=self._faiss.METRIC_INNER_PRODUCT)
+                best_rows = np.concatenate([best_rows, rows[places]], axis=1)
+                best_scores = np.concatenate([best_scores, scores], axis=1)
+                if best_rows.shape[1] > k:
+                    kept = np.argpartition(-best_scores, k - 1, axis=1)[:, :k]
+                    best_rows = np.take_along_axis(best_rows, kept, axis=1)
+                    best_scores = np.take_along_axis(best_scores, kept, axis=1)
+        order = np.argsort(-best_scores, axis=1, kind="stable")
+        return np.take_along_axis(best_rows, order, axis=1), np.take_along_axis(best_scores, order, axis=1)
+
+    def _searched(self, allowed: npt.NDArray[np.bool_] | None) -> Iterator[tuple[npt.NDArray[np.float32], Rows]]:
+        """Yield the float32 vectors to search, shard by shard, with the row number of each; they hold until the next."""
+        room = np.empty((max(map(len, self._blocks)), self.dimension), np.float32)  # reused: fresh memory costs more than the copy
+        for start, block in zip(self._starts.tolist(), self._blocks, strict=False):
+            places = np.arange(len(block)) if allowed is None else np.flatnonzero(allowed[start : start + len(block)])
+            vectors = room[: len(places)]
+            if len(places) == len(block) and block.dtype == np.float32:
+                vectors = block
+            elif len(places) == len(block):
+                np.copyto(vectors, block)
+            elif block.dtype == np.float32:
+                block.take(places, axis=0, out=vectors, mode="clip")  # another mode would copy twice
+            else:
+                np.copyto(vectors, block[places])
+            if len(places):
+                yield vectors, start + places
+
+    def _scan(
+        self, queries: npt.NDArray[np.float32], k: int, allowed: npt.NDArray[np.bool_] | None, left_out: Sequence[Rows]
+    ) -> Iterator[Rows]:
+        """Yield, query by query, every row that is, or within float32 rounding might be, among its k best."""
+        at_once = max(_SCORES_AT_ONCE // self.rows, 1)
+        for start in range(0, len(queries), at_once):
+            part = slice(start, start + at_once)
+            scores = np.full((len(queries[part]), self.rows), -np.inf, np.float32)
+            for block, rows in self._searched(allowed):
+                scores[:, rows] = queries[part] @ block.T
+            for query, own, excluded in zip(queries[part], scores, left_out[part], strict=True):
+                own[excluded] = -np.inf
+                if int((own > -np.inf).sum()) <= k:
+                    yield np.flatnonzero(own > -np.inf)
+                else:
+                    yield np.flatnonzero(own >= _kth(own, k) - 2 * float(self.rounding(query)))
+
+    def score(self, queries: npt.NDArray[np.float32], owners: Rows, rows: Rows) -> Scores:
+        """Return (P,) float32 scores, computed in float64: of the query at each of P places with the row beside it."""
+        scores = np.empty(len(rows), np.float32)
+        at_once = max(_VALUES_AT_ONCE // self.dimension, 1)
+        for start in range(0, len(rows), at_once):
+            pairs = slice(start, start + at_once)
+            askers = queries[owners[pairs]].astype(np.float64)
+            scores[pairs] = (self.take(rows[pairs]) * askers).sum(axis=1)
+        return scores
+
+    def take(self, rows: Rows) -> npt.NDArray[np.float32]:
+        """Return the (R, D) float32 vectors of R rows: a copy."""
+        taken = np.empty((len(rows), self.dimension), np.float32)
+        shards = np.searchsorted(self._starts, rows, side="right") - 1
+        for shard in np.unique(shards).tolist():
+            places = np.flatnonzero(shards == shard)
+            taken[places] = self._blocks[shard][rows[places] - self._starts[shard]]
+        return taken
+
+    def best(self, rows: Rows, scores: Scores, k: int) -> Found:
+        """Return the k best of one query's rows by (score descending, id ascending)."""
+        if len(rows) > k:  # drop what is surely beyond k before ids are looked up
+            kept = scores >= _kth(scores, k)
+            rows, scores = rows[kept], scores[kept]
+        order = np.argsort(-scores, kind="stable")
+        if len(np.unique(scores)) < len(scores):
+            ids = self.table.ids(rows)
+            order = np.array(sorted(range(len(rows)), key=lambda place: (-scores[place], ids[place])), dtype=np.int64)
+        return rows[order[:k]], scores[order[:k]]
+
+    def rounding(self, queries: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Bound, for each query, the float32 rounding error of an inner product with a vector of norm 1, in any order of summation."""
+        norms = np.linalg.norm(queries.astype(np.float64), axis=-1)
+        return np.asarray((self.dimension + 8) * 2.0**-24 * 1.01 * norms)
+
+
+@contextmanager
+def _threads(faiss: Any, count: int | None) -> Iterator[None]:
+    """Search with `count` threads: for a single query a second one costs more than it brings."""
+    before = faiss.omp_get_max_threads()
+    if count is not None:
+        faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def _kth(scores: Scores, k: int) -> np.float32:
+    """Return the k-th highest score, or the lowest where there are fewer."""
+    place = max(len(scores) - k, 0)
+    return np.float32(np.partition(scores, place)[place])
+
+
+_NO_ROWS: Rows = np.empty(0, np.int64)

@@ -1,0 +1,215 @@
+"""A FAISS index as the first stage, over the vectors as stored or compacted."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from encoders.atomic import whole_file
+from encoders.errors import MedretError
+from index.compaction import Compaction, Vectors, load_compaction, take_sample
+from index.exact import Rows
+from index.kinds import IndexKind, faiss_fault, fill_factory, load_faiss
+
+_POINTS_PER_LIST = 64  # of a k-means sample: more of them raise the recall by less than its noise
+_ITERATIONS = 8  # of k-means, likewise
+_CONSTRUCTION = 64  # efConstruction of a graph
+_SAMPLE = 65_536  # rows to train on where there are no lists
+_AT_ONCE = 16_384  # rows
+_MOST_EFFORT = 1024  # efSearch
+
+
+class FaissStage:
+    """Finds candidates with any FAISS index made by a factory string.
+
+    Search parameters go with each call and are never set on the index, so that threads can share it.
+
+    Args:
+        kind: The row of index.kinds.
+        compaction: What is done to vectors and queries first, or None.
+        searcher: The trained FAISS index.
+        path: The file it is mapped from; None where it lies in memory.
+    """
+
+    def __init__(self, kind: IndexKind, compaction: Compaction | None, searcher: Any, path: Path | None = None):
+        self.kind, self.compaction = kind, compaction
+        self._faiss, self._searcher, self._path = load_faiss(), searcher, path
+        self._core = _core(self._faiss, searcher)
+        self.rows = int(searcher.ntotal)
+        self.lists = int(self._core.nlist) if kind.effort == "nprobe" else None
+
+    def candidates(self, queries: Vectors, count: int, effort: int | None, allowed: npt.NDArray[np.bool_] | None) -> list[Rows]:
+        """Return the rows that FAISS finds for each query, see index.stages.FirstStage."""
+        asked = np.ascontiguousarray(queries if self.compaction is None else self.compaction.project_queries(queries))
+        count = min(count, self.rows)
+        if count == 0:
+            return [np.empty(0, np.int64) for _ in asked]
+        with _threads(self._faiss, 1 if len(asked) == 1 else None):
+            rows = self._search(asked, count, effort, allowed)
+        return [own[own >= 0] for own in rows]
+
+    def _search(self, asked: Vectors, count: int, effort: int | None, allowed: npt.NDArray[np.bool_] | None) -> Rows:
+        parameters, selector = self._parameters(count, effort, allowed)
+        try:
+            rows: Rows = self._searcher.search(asked, count, params=parameters)[1]
+        except RuntimeError as error:
+            if selector is None:
+                raise
+            raise MedretError(
+                f"FAISS index {self.kind.name!r} cannot search among allowed rows only ({faiss_fault(error)}). "
+                "Build the index with another --kind to filter, or to remove rows"
+            ) from error
+        return rows
+
+    def _parameters(self, count: int, effort: int | None, allowed: npt.NDArray[np.bool_] | None) -> tuple[Any, Any]:
+        """Return the parameters of one call, and the selector they refer to, which must live as long."""
+        faiss, selector = self._faiss, None
+        if allowed is not None:
+            selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        options = {} if selector is None else {"sel": selector}
+        if self.kind.effort == "nprobe" and effort is not None:
+            parameters = faiss.SearchParametersIVF(nprobe=effort, **options)
+        elif self.kind.effort == "efSearch":
+            parameters = faiss.SearchParametersHNSW(efSearch=max(effort or 0, count), **options)
+        elif selector is not None:
+            parameters = faiss.SearchParameters(**options)
+        else:
+            return None, None
+        if hasattr(self._searcher, "chain"):
+            parameters = faiss.SearchParametersPreTransform(index_params=parameters)
+        return parameters, selector
+
+    def add(self, vectors: Iterable[Vectors]) -> None:
+        """Append rows, see index.stages.FirstStage."""
+        if self._path is not None:  # a mapped index cannot grow
+            self._searcher = _read(self._faiss, self._path, mapped=False)
+            self._core, self._path = _core(self._faiss, self._searcher), None
+        for block in vectors:
+            for start in range(0, len(block), _AT_ONCE):
+                self._searcher.add(_prepared(block[start : start + _AT_ONCE], self.compaction))
+        self.rows = int(self._searcher.ntotal)
+
+    def save(self, folder: Path, name: str) -> list[str]:
+        """Write NAME.faiss, and NAME.compaction.npz where there is a compaction, into `folder`."""
+        files = [f"{name}.faiss"]
+        with whole_file(folder / files[0]) as part:
+            try:
+                self._faiss.write_index(self._searcher, str(part))
+            except RuntimeError as error:
+                raise MedretError(
+                    f"{folder / files[0]}: cannot be written ({faiss_fault(error)}). Free space or use another place"
+                ) from error
+        if self.compaction is not None:
+            files.append(f"{name}.compaction.npz")
+            self.compaction.save(folder / files[1])
+        return files
+
+    def efforts(self) -> tuple[int | None, ...]:
+        """Return the settings of nprobe or efSearch from cheap to dear, by factors of two; (None,) where there is neither."""
+        if self.lists is not None:
+            return (*(1 << step for step in range(self.lists.bit_length()) if 1 << step < self.lists), self.lists)
+        if self.kind.effort == "efSearch":
+            return tuple(16 << step for step in range((_MOST_EFFORT // 16).bit_length()))
+        return (None,)
+
+    def read_ahead(self) -> None:
+        """Ask the system to read a mapped index into its file cache: page faults one by one are many times slower."""
+        if self._path is not None and hasattr(os, "posix_fadvise"):
+            with self._path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def build_faiss(
+    kind: IndexKind, compaction: Compaction | None, blocks: list[npt.NDArray[Any]], rows: int, dimension: int, seed: int
+) -> FaissStage:
+    """Train a FAISS index on an even sample and add all rows.
+
+    The same rows, seed and number of threads make the same index, except for graphs (hnsw): several threads link
+    vectors in the order they come to, so that two builds differ a little in what they find.
+
+    Raises:
+        MedretError: If FAISS cannot make the index for vectors of this length, or cannot train it on so few rows.
+    """
+    faiss = load_faiss()
+    length = dimension if compaction is None else compaction.dimension
+    lists = count_lists(rows)
+    assert kind.factory is not None
+    try:
+        searcher = faiss.index_factory(length, fill_factory(kind.factory, length, lists), faiss.METRIC_INNER_PRODUCT)
+        wanted = _prepare(faiss, searcher, seed)
+        searcher.train(_prepared(take_sample(blocks, rows, wanted), compaction))
+        stage = FaissStage(kind, compaction, searcher)
+        stage.add(blocks)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise MedretError(
+            f"FAISS index {kind.factory!r} cannot be built over {rows} vectors of length {length} ({faiss_fault(error)}). Choose another --kind"
+        ) from error
+    return stage
+
+
+def load_faiss_stage(kind: IndexKind, path: Path, compaction: Path | None, rows: int, dimension: int) -> FaissStage:
+    """Open what `FaissStage.save` wrote; whoever calls has compared the checksums, as FAISS trusts what it reads.
+
+    Raises:
+        MedretError: If a file is missing, damaged, or made for other rows.
+    """
+    faiss = load_faiss()
+    made = None if compaction is None else load_compaction(compaction, dimension)
+    length = dimension if made is None else made.dimension
+    searcher = _read(faiss, path, mapped=False)
+    if (searcher.ntotal, searcher.d) != (rows, length):
+        raise MedretError(
+            f"{path}: holds {searcher.ntotal} vectors of length {searcher.d}, expected {rows} of {length}. Run medret build-index again"
+        )
+    return FaissStage(kind, made, searcher)
+
+
+def count_lists(rows: int) -> int:
+    """Return the number of inverted lists for so many rows: a power of two near 1.3 times their square root."""
+    return min(int(np.clip(2 ** round(np.log2(max(rows, 1) ** 0.5 * 1.3)), 16, 65_536)), max(rows, 1))
+
+
+def _prepare(faiss: Any, searcher: Any, seed: int) -> int:
+    """Set how the index is built; return how many rows to train on."""
+    core = _core(faiss, searcher)
+    if isinstance(core, faiss.IndexHNSW):
+        core.hnsw.efConstruction = _CONSTRUCTION
+    if not isinstance(core, faiss.IndexIVF):
+        return _SAMPLE
+    core.cp.niter, core.cp.seed = _ITERATIONS, seed + 1234  # 1234 is what FAISS takes
+    core.cp.max_points_per_centroid, core.cp.min_points_per_centroid = _POINTS_PER_LIST, 1
+    return max(_POINTS_PER_LIST * int(core.nlist), _SAMPLE // 4)
+
+
+def _core(faiss: Any, searcher: Any) -> Any:
+    """Return the index that searches, inside of any transformation of the vectors."""
+    while hasattr(searcher, "chain"):
+        searcher = faiss.downcast_index(searcher.index)
+    return searcher
+
+
+def _prepared(vectors: npt.NDArray[Any], compaction: Compaction | None) -> Vectors:
+    return np.ascontiguousarray(vectors, np.float32) if compaction is None else compaction.project(vectors)
+
+
+def _read(faiss: Any, path: Path, mapped: bool) -> Any:
+    try:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
+    except (RuntimeError, MemoryError) as error:
+        raise MedretError(f"{path}: the index file cannot be read ({faiss_fault(error)}). Run medret build-index again") from error
+
+
+@contextmanager
+def _threads(faiss: Any, count: int | None) -> Iterator[None]:
+    """Search with `count` threads; FAISS counts them for each calling thread on its own."""
+    before = faiss.omp_get_max_threads()
+    if count is not None:
+        faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

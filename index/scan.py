@@ -1,0 +1,240 @@
+"""The scan: all compacted int8 codes are multiplied with the query, and the rows with the best products are candidates."""
+
+import mmap
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from encoders.atomic import whole_file
+from encoders.errors import MedretError
+from index.compaction import Codes, Compaction, Vectors, load_compaction
+from index.exact import Rows
+from index.integer_products import MOST, integer_products, torch_threads
+from index.kinds import IndexKind
+
+_BLOCK = 64  # rows whose largest score is looked at before their own
+_SCORES_AT_ONCE = 1 << 21  # 8 MiB, but
+_LEAST_ROWS = 4096  # at a time: below it, the products lose speed
+_QUERIES_AT_ONCE = 1024
+_NEVER = np.iinfo(np.int32).min  # the score of a row that is not allowed
+_POOLED = 1 << 20  # keys beyond which the pool is cut
+
+
+class ScanStage:
+    """Finds candidates by the integer products of all codes with those of the query.
+
+    The candidates of a query are the rows whose product is at least the count-th highest: a set that depends on nothing else,
+    not on the other queries of the batch. Only where more than 2 x count rows would qualify, as they tie, the first are taken.
+
+    Args:
+        kind: The row of index.kinds.
+        compaction: What made the codes.
+        codes: (rows, p) int8 in the order of the shards; mapped or in memory.
+    """
+
+    lists: int | None = None
+
+    def __init__(self, kind: IndexKind, compaction: Compaction, codes: Codes):
+        self.kind, self.compaction = kind, compaction
+        self._set(codes)
+        self._rooms = threading.local()
+
+    def _set(self, codes: Codes) -> None:
+        self._codes, self.rows = codes, len(codes)
+        self._tensor = torch.from_numpy(np.asarray(codes))
+
+    def candidates(self, queries: Vectors, count: int, effort: int | None, allowed: npt.NDArray[np.bool_] | None) -> list[Rows]:
+        """Return the rows with the highest products for each query, see index.stages.FirstStage."""
+        asked = self.compaction.quantise_queries(queries)
+        found: list[Rows] = []
+        with torch_threads(1 if len(queries) == 1 else None):
+            layout = _KeyLayout(self.rows, self.compaction.dimension)
+            at_once = min(_QUERIES_AT_ONCE, layout.queries)
+            for start in range(0, len(asked), at_once):
+                found += self._candidates(asked[start : start + at_once], count, allowed, layout)
+        return found
+
+    def _candidates(self, asked: Codes, count: int, allowed: npt.NDArray[np.bool_] | None, layout: "_KeyLayout") -> list[Rows]:
+        pool = _Pool(len(asked), count, layout)
+        forbidden = None if allowed is None else ~allowed
+        at_once = max(_LEAST_ROWS, _SCORES_AT_ONCE // len(asked) // _BLOCK * _BLOCK)
+        checked = 0  # rows that the bounds are drawn from
+        for start in range(0, self.rows, at_once):
+            stop = min(start + at_once, self.rows)
+            scores = self._scores(asked, start, stop, None if forbidden is None else forbidden[start:stop])
+            maxima = _maxima(scores)
+            if start == 0:
+                pool.raise_bounds(scores, maxima)
+            pool.take(scores, maxima, start)
+            if stop >= 2 * checked or pool.waiting > _POOLED:
+                pool.cut()
+                checked = stop
+        return pool.rows()
+
+    def _scores(self, asked: Codes, start: int, stop: int, forbidden: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.int32]:
+        """Return (Q, n) scores of the rows from start to stop, n filled up to whole blocks; they hold until the next call."""
+        padded = -(-(stop - start) // _BLOCK) * _BLOCK
+        room = getattr(self._rooms, "scores", None)  # reused: fresh memory costs as much as the products
+        if room is None or len(room) < len(asked) * padded:
+            room = self._rooms.scores = torch.empty(len(asked) * padded, dtype=torch.int32)
+        scores = room[: len(asked) * padded].view(len(asked), padded)
+        if padded == stop - start:
+            integer_products(torch.from_numpy(asked), self._tensor[start:stop], scores)
+        else:
+            scores[:, stop - start :] = _NEVER
+            inside = scores[:, : stop - start]
+            products = inside if len(asked) == 1 else torch.empty((len(asked), stop - start), dtype=torch.int32)
+            integer_products(torch.from_numpy(asked), self._tensor[start:stop], products)
+            if products is not inside:
+                inside.copy_(products)
+        values: npt.NDArray[np.int32] = scores.numpy()
+        if forbidden is not None:
+            values[:, : stop - start][:, forbidden] = _NEVER
+        return values
+
+    def add(self, vectors: Iterable[Vectors]) -> None:
+        """Append rows, see index.stages.FirstStage."""
+        self._set(np.concatenate([self._codes, *(self.compaction.quantise(block) for block in vectors)]))
+
+    def save(self, folder: Path, name: str) -> list[str]:
+        """Write NAME.codes.npy and NAME.compaction.npz into `folder`."""
+        files = [f"{name}.codes.npy", f"{name}.compaction.npz"]
+        with whole_file(folder / files[0]) as part, part.open("wb") as file:
+            np.lib.format.write_array(file, np.ascontiguousarray(self._codes), allow_pickle=False)
+        self.compaction.save(folder / files[1])
+        return files
+
+    def efforts(self) -> tuple[int | None, ...]:
+        """Return (None,): all rows are always looked at."""
+        return (None,)
+
+    def read_ahead(self) -> None:
+        """Ask the system to read the codes into its file cache: page faults one by one are many times slower."""
+        mapped = getattr(self._codes, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_WILLNEED"):
+            mapped.madvise(mmap.MADV_WILLNEED)
+
+
+def build_scan(kind: IndexKind, compaction: Compaction, blocks: Sequence[npt.NDArray[Any]]) -> ScanStage:
+    """Return the scan over these blocks of stored vectors, (n, D) float32 or float16 each."""
+    codes = np.empty((sum(map(len, blocks)), compaction.dimension), np.int8)
+    start = 0
+    for block in blocks:
+        for first in range(0, len(block), _LEAST_ROWS):
+            piece = compaction.quantise(block[first : first + _LEAST_ROWS])
+            codes[start : start + len(piece)] = piece
+            start += len(piece)
+    return ScanStage(kind, compaction, codes)
+
+
+def load_scan(kind: IndexKind, codes: Path, compaction: Path, rows: int, dimension: int) -> ScanStage:
+    """Map the codes and read the compaction that `ScanStage.save` wrote.
+
+    Raises:
+        MedretError: If a file is missing, damaged, or made for other rows.
+    """
+    made = load_compaction(compaction, dimension)
+    try:
+        mapped = np.load(codes, mmap_mode="c", allow_pickle=False)  # "c": torch takes writable arrays only; nothing is written
+    except (OSError, ValueError, EOFError) as error:
+        raise MedretError(f"{codes}: the index file cannot be read ({error}). Run medret build-index again") from error
+    if mapped.dtype != np.int8 or mapped.shape != (rows, made.dimension) or not mapped.flags.c_contiguous:
+        raise MedretError(
+            f"{codes}: holds {mapped.shape} {mapped.dtype}, expected ({rows}, {made.dimension}) int8. Run medret build-index again"
+        )
+    return ScanStage(kind, made, mapped)
+
+
+def _maxima(scores: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Return the (Q, n / 64) largest scores of each block."""
+    blocks = scores.reshape(len(scores), -1, _BLOCK)
+    if len(scores) == 1:
+        return np.asarray(blocks.max(axis=2))
+    return np.asarray(torch.amax(torch.from_numpy(blocks), 2).numpy())
+
+
+class _KeyLayout:
+    """How a query's place, a score and a row are packed into one uint64, so that sorting keys sorts by all three.
+
+    From the highest bits: the query, how far its score lies below the highest possible, the row.
+    """
+
+    def __init__(self, rows: int, dimension: int):
+        self.highest = MOST * MOST * dimension
+        self.row_bits = np.uint64(max(rows - 1, 1).bit_length())
+        self.low_bits = np.uint64((2 * self.highest).bit_length()) + self.row_bits
+        self.queries = 1 << (64 - int(self.low_bits))  # that a batch may have
+
+    def pack(self, owners: Rows, scores: npt.NDArray[np.int32], rows: Rows) -> npt.NDArray[np.uint64]:
+        """Return a key for each row found."""
+        below = (self.highest - scores.astype(np.int64)).astype(np.uint64)
+        keys: npt.NDArray[np.uint64] = (owners.astype(np.uint64) << self.low_bits) | (below << self.row_bits) | rows.astype(np.uint64)
+        return keys
+
+
+class _Pool:
+    """The rows found so far, and for each query a score that its count-th best row surely reaches."""
+
+    def __init__(self, queries: int, count: int, layout: _KeyLayout):
+        self.count, self._layout = count, layout
+        self._bounds = np.full(queries, _NEVER + 1, np.int32)
+        self._keys = np.empty(0, np.uint64)
+        self._new: list[npt.NDArray[np.uint64]] = []
+        self.waiting = 0
+        self._edges = np.arange(queries + 1, dtype=np.uint64)
+
+    def raise_bounds(self, scores: npt.NDArray[np.int32], maxima: npt.NDArray[np.int32]) -> None:
+        """Bound by the count-th highest of the largest scores of blocks: so many rows reach it."""
+        size = _BLOCK
+        while size > 1 and scores.shape[1] // size <= 2 * self.count:
+            size //= 2
+        groups = maxima if size == _BLOCK else scores.reshape(len(scores), -1, size).max(axis=2)
+        place = groups.shape[1] - self.count
+        if place > 0:
+            self._bounds = np.maximum(self._bounds, np.partition(groups, place, axis=1)[:, place])
+
+    def take(self, scores: npt.NDArray[np.int32], maxima: npt.NDArray[np.int32], first_row: int) -> None:
+        """Take the rows that reach their query's bound; only blocks whose largest score does are looked into."""
+        blocks = np.flatnonzero(maxima >= self._bounds[:, None])  # numbered through all queries
+        owners = blocks // maxima.shape[1]
+        inside = scores.reshape(-1, _BLOCK)[blocks]
+        hits = np.flatnonzero(inside >= self._bounds[owners, None])
+        pairs = hits // _BLOCK
+        rows = blocks[pairs] % maxima.shape[1] * _BLOCK + hits % _BLOCK + first_row
+        self._new.append(self._layout.pack(owners[pairs], inside.reshape(-1)[hits], rows))
+        self.waiting += len(hits)
+
+    def cut(self) -> None:
+        """Sort by query, score and row; drop what lies below the count-th best, and raise the bounds to that."""
+        keys = np.concatenate([self._keys, *self._new])
+        keys.sort()
+        self._new, self.waiting = [], 0
+        layout = self._layout
+        starts = self._starts(keys)
+        sizes = np.diff(starts)
+        last = starts[:-1] + np.minimum(self.count, sizes) - 1  # of each query, its count-th best
+        below = keys >> layout.row_bits  # query and score, without the row
+        limits = np.where(sizes > 0, below[np.maximum(last, 0)] if len(keys) else 0, 0)
+        places = np.arange(len(keys)) - np.repeat(starts[:-1], sizes)
+        self._keys = keys[(below <= np.repeat(limits, sizes)) & (places < 2 * self.count)]
+        full = sizes >= self.count
+        below_mask = (np.uint64(1) << (layout.low_bits - layout.row_bits)) - np.uint64(1)
+        reached = layout.highest - (limits & below_mask).astype(np.int64)
+        self._bounds[full] = np.maximum(self._bounds[full], reached[full])
+
+    def rows(self) -> list[Rows]:
+        """Return the candidates of each query."""
+        self.cut()
+        found = (self._keys & ((np.uint64(1) << self._layout.row_bits) - np.uint64(1))).astype(np.int64)
+        starts = self._starts(self._keys).tolist()
+        return [found[start:stop] for start, stop in zip(starts[:-1], starts[1:], strict=True)]
+
+    def _starts(self, keys: npt.NDArray[np.uint64]) -> Rows:
+        """Return (Q + 1,) places where the keys of each query begin, and the end."""
+        starts = np.searchsorted(keys >> self._layout.low_bits, self._edges).astype(np.int64)
+        return starts

@@ -1,0 +1,124 @@
+"""First stages: what proposes the rows that the full vectors of the shards then rank."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from encoders.errors import MedretError
+from index.compaction import fit_compaction
+from index.exact import Rows
+from index.faiss_stage import FaissStage, build_faiss, load_faiss_stage
+from index.kinds import IndexKind
+from index.scan import ScanStage, build_scan, load_scan
+
+if TYPE_CHECKING:
+    from index.shards import ShardTable
+
+__all__ = ["FaissStage", "FirstStage", "ScanStage", "build_stage", "load_stage"]
+
+
+class FirstStage(Protocol):
+    """Proposes candidates. Several threads may ask at once.
+
+    Attributes:
+        kind: The row of index.kinds.
+        rows: How many it holds, in the order of the shards.
+        lists: Its inverted lists, or None.
+    """
+
+    kind: IndexKind
+    rows: int
+    lists: int | None
+
+    def candidates(
+        self, queries: npt.NDArray[np.float32], count: int, effort: int | None, allowed: npt.NDArray[np.bool_] | None
+    ) -> list[Rows]:
+        """Return rows that are likely among the best of each query.
+
+        Args:
+            queries: (Q, D) float32. One query is searched by one thread, more by all.
+            count: How many rows to propose; ties may add some.
+            effort: nprobe or efSearch, by the kind; None for the stage's own, or where it has none.
+            allowed: (rows,) bool, the rows that may be proposed; None for all.
+
+        Returns:
+            Q arrays of int64 rows, in any order, each row at most once; fewer than `count` where it finds fewer.
+        """
+        ...
+
+    def add(self, vectors: Iterable[npt.NDArray[np.float32]]) -> None:
+        """Append rows: (n, D) blocks, float32 or float16, as stored in the shards."""
+        ...
+
+    def save(self, folder: Path, name: str) -> list[str]:
+        """Write files whose names begin with `name` into an existing folder; return their names."""
+        ...
+
+    def efforts(self) -> tuple[int | None, ...]:
+        """Return the settings to tune over, from cheap to dear; (None,) where there is none."""
+        ...
+
+    def read_ahead(self) -> None:
+        """Ask the system to read mapped files into its file cache."""
+        ...
+
+
+def build_stage(kind: IndexKind, table: "ShardTable", vector: str, seed: int = 0) -> FirstStage | None:
+    """Build the first stage of a kind over all rows of a table; None for the exact kind, which has none.
+
+    Beside the stage itself it takes the memory of a sample of the rows and of one block.
+
+    Args:
+        kind: The row of index.kinds.
+        table: The rows.
+        vector: "joint" or "features".
+        seed: Of whatever is drawn.
+
+    Raises:
+        MedretError: If FAISS cannot make it.
+    """
+    if kind.exact:
+        return None
+    blocks = [block for block in table.blocks(vector) if len(block)]
+    rows, dimension = sum(map(len, blocks)), table.dimension(vector)
+    if rows == 0:
+        raise MedretError(f"the {table.modality} hold no rows to index as {kind.name}. Choose --kind flat")
+    compaction = fit_compaction(blocks, rows) if kind.compact else None
+    if kind.factory is not None:
+        return build_faiss(kind, compaction, blocks, rows, dimension, seed)
+    assert compaction is not None
+    return build_scan(kind, compaction, blocks)
+
+
+def load_stage(kind: IndexKind, folder: Path, files: Sequence[str], table: "ShardTable", vector: str) -> FirstStage:
+    """Open the first stage of a kind that is not exact.
+
+    Args:
+        kind: The row of index.kinds.
+        folder: Where the files are.
+        files: As `save` returned them, relative to `folder`; their checksums have been compared.
+        table: The rows it was built over.
+        vector: "joint" or "features".
+
+    Raises:
+        MedretError: If a file is missing, damaged, or does not fit the table.
+    """
+
+    def find(suffix: str) -> Path | None:
+        return next((folder / file for file in files if file.endswith(suffix)), None)
+
+    rows, dimension = table.rows, table.dimension(vector)
+    compaction, codes, searcher = find(".compaction.npz"), find(".codes.npy"), find(".faiss")
+    missing = f"{folder}: the index of {table.modality} by {vector} lacks a file of its {kind.name} stage. Run medret build-index again"
+    if kind.compact and compaction is None:
+        raise MedretError(missing)
+    if kind.factory is not None:
+        if searcher is None:
+            raise MedretError(missing)
+        return load_faiss_stage(kind, searcher, compaction, rows, dimension)
+    if codes is None or compaction is None:
+        raise MedretError(missing)
+    return load_scan(kind, codes, compaction, rows, dimension)
