@@ -96,11 +96,16 @@ class ShardsManifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFile:
-    """A file of an index: its path relative to the index folder, and what it must hold."""
+    """A file of an index: its path relative to the index folder, and what it must hold.
+
+    Attributes:
+        probe: Checksum of a few of its blocks: tells a file from another of its size without reading all of it.
+    """
 
     file: str
     bytes: int
     sha256: str
+    probe: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,10 +156,15 @@ class IndexEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardsPart:
-    """One shards folder of an index: its path relative to the index folder, and the checksum of its manifest."""
+    """One shards folder of an index: its path relative to the index folder, and the checksum of its manifest.
+
+    Attributes:
+        probe: Checksum of a block of each shard: tells shards that changed places.
+    """
 
     folder: str
     sha256: str
+    probe: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,11 +172,13 @@ class IndexManifest:
     """What an index folder holds. Its file, index.json, is the one thing that a change of the index replaces.
 
     Attributes:
-        encoder: Fingerprint of the encoder in the folder's `encoder/`.
+        encoder: Fingerprint of its encoder.
         parts: The shards folders, in row order: row numbers run on from one to the next.
         generation: Counts the changes; what belongs to one lies in its own folder (g00003/).
         removed: Modality to a file of the rows that nobody may find any more: int64, ascending.
         recall: The recall that approximate search has to reach.
+        encoder_folder: Where the encoder is, relative to the index folder.
+        obsolete: Folders inside the index folder that this change put out of use; the next writer deletes what is left of them.
     """
 
     encoder: str
@@ -175,6 +187,8 @@ class IndexManifest:
     generation: int = 1
     removed: Mapping[str, StoredFile] = field(default_factory=dict)
     recall: float = 0.99
+    encoder_folder: str = "encoder"
+    obsolete: tuple[str, ...] = ()
     created_by: str = field(default_factory=program_version)
 
     @property
@@ -216,6 +230,18 @@ def load_index_manifest(folder: Path) -> IndexManifest:
     if not path.is_file():
         raise MedretError(f"{folder}: is no index ({INDEX_MANIFEST} is missing). Make one: medret build-index SOURCE --out {folder}")
     return _parse(path, "medret-index", INDEX_VERSION, _index_manifest)
+
+
+def find_index_manifest(folder: Path) -> IndexManifest | None:
+    """Read an index folder's manifest; None where there is none, or one of version 1: all that was in there is in its shards.
+
+    Raises:
+        MedretError: If the manifest is damaged or of a later version.
+    """
+    path = folder / INDEX_MANIFEST
+    if not path.is_file() or read_json(path).get("version") == 1:
+        return None
+    return load_index_manifest(folder)
 
 
 def check_files(folder: Path, shards: ModalityShards, verify: bool) -> None:
@@ -296,11 +322,13 @@ def _mend_version(folder: Path, form: str, content: Mapping[str, Any]) -> str:
 def _index_manifest(content: dict[str, Any]) -> IndexManifest:
     return IndexManifest(
         encoder=str(content["encoder"]),
-        parts=tuple(ShardsPart(folder=str(part["folder"]), sha256=str(part["sha256"])) for part in content["parts"]),
+        parts=tuple(ShardsPart(**part) for part in content["parts"]),
         indexes=tuple(_index_entry(entry) for entry in content["indexes"]),
         generation=int(content["generation"]),
         removed={modality: _stored_file(file) for modality, file in content["removed"].items()},
         recall=float(content["recall"]),
+        encoder_folder=_inside(content["encoder_folder"]),
+        obsolete=tuple(_inside(folder) for folder in content["obsolete"]),
         created_by=str(content["created_by"]),
     )
 
@@ -311,7 +339,11 @@ def _index_entry(content: Mapping[str, Any]) -> IndexEntry:
 
 
 def _stored_file(content: Mapping[str, Any]) -> StoredFile:
-    file = Path(content["file"])
-    if file.is_absolute() or ".." in file.parts:
-        raise ValueError(f"file {file} outside the folder")
-    return StoredFile(file=str(file), bytes=int(content["bytes"]), sha256=str(content["sha256"]))
+    return StoredFile(**{**content, "file": _inside(content["file"])})
+
+
+def _inside(place: str) -> str:
+    """Refuse a path that leads out of the index folder: what is named may be deleted."""
+    if not place or Path(place).is_absolute() or ".." in Path(place).parts:
+        raise ValueError(f"{place!r} is outside the folder")
+    return place

@@ -169,8 +169,10 @@ class ShardTable:
         return np.flatnonzero(marked if self.live is None else marked & self.live).astype(np.int64)
 
     def distinct(self, column: str) -> list[str]:
-        """Return the distinct values of a string column, or the distinct tags, in order of appearance, without None."""
+        """Return the distinct values of a string column, or the distinct tags, of live rows, in order of appearance, without None."""
         chunks = self._chunks(column)
+        if self.live is not None:
+            chunks = chunks.filter(pa.array(self.live))
         found = pc.unique(pc.list_flatten(chunks) if column == "tags" else chunks).to_pylist()
         return [value for value in found if value is not None]
 

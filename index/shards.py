@@ -31,9 +31,10 @@ from index.manifest import (
 )
 from index.shard_table import Piece, Rows, ShardTable
 
-__all__ = ["Part", "ShardRow", "ShardTable", "ShardWriter", "Shards", "copy_live", "open_shards"]
+__all__ = ["Part", "ShardRow", "ShardTable", "ShardWriter", "Shards", "check_vectors", "copy_live", "open_shards"]
 
 
+_NORM = 1e-2  # what float16 may take from a norm of 1, and more
 _STRINGS = ("patient_id", "study_id", "view", "split", "sex")
 
 
@@ -215,6 +216,26 @@ def copy_live(piece: Piece, live: npt.NDArray[np.bool_], target: Path, modality:
             batch = pa.ipc.open_file(source).get_batch(0).filter(pa.array(keep))  # a copy
         written.append(_write_batch(target / shard_name(modality, len(written)), batch))
     return tuple(written)
+
+
+def check_vectors(table: ShardTable, first: int = 0) -> None:
+    """Check that every vector from row `first` on has norm 1: no zero, no NaN.
+
+    Raises:
+        MedretError: Naming the first record whose vector has not.
+    """
+    for vector in table.dimensions:
+        start = 0
+        for block in table.blocks(vector):
+            if start + len(block) > first:
+                norms = np.linalg.norm(np.asarray(block, np.float32), axis=1)
+                bad = np.flatnonzero(~(np.abs(norms - 1) < _NORM))  # NaN fails too
+                if len(bad):
+                    (id,) = table.ids(np.array([start + bad[0]]))
+                    raise MedretError(
+                        f"record {id}: its stored {vector} vector has norm {norms[bad[0]]:.3g}, expected 1. Encode the corpus again"
+                    )
+            start += len(block)
 
 
 def shard_name(modality: str, number: int) -> str:
