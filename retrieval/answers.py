@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.manifest import MODALITIES, VECTORS
+from index.planner import SearchPlan
+from retrieval.filters import Condition, Selection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,7 @@ class Query:
         k: How many answers, from 1.
         splits: Only records of these splits; None for all.
         views: Only images of these views, as the source spells them; None for all.
+        only: Conditions that every answer meets, on any metadata column or finding.
         exclude_same_patient: Leave out the records of the query's patient; None does so where the query is
             a record of the corpus.
         vector: "joint" (projected, comparable between images and texts) or "features" (the encoder's output
@@ -38,6 +41,7 @@ class Query:
     k: int = 10
     splits: tuple[str, ...] | None = None
     views: tuple[str, ...] | None = None
+    only: tuple[Condition, ...] = ()
     exclude_same_patient: bool | None = None
     vector: str = "joint"
 
@@ -50,6 +54,11 @@ class Query:
             raise ValueError(f"vector is {self.vector!r}, expected one of {tuple(VECTORS)}")
         if self.k < 1:
             raise ValueError(f"k is {self.k}, expected 1 or more")
+
+    @property
+    def selection(self) -> Selection:
+        """The records that may answer."""
+        return Selection(splits=self.splits, views=self.views, only=self.only)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +104,11 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The ranked hits of a query, and what its asker should know about them (one line each)."""
+    """The ranked hits of a query, how they were searched, and what its asker should know about them (one line each)."""
 
     query: Query
     hits: tuple[Hit, ...]
+    plan: SearchPlan
     notes: tuple[str, ...] = ()
 
 

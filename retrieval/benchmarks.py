@@ -264,7 +264,7 @@ def pair_task(engine: SearchEngine, selection: Selection = EVERYTHING) -> PairTa
     found, first = np.unique(numbers, return_index=True)  # the first report row of each number
     studies = images.codes("study_id")[kept].astype(np.int64)
     studies = np.where(studies >= 0, studies, studies.max() + 1 + np.arange(len(kept)))
-    alone = int(np.count_nonzero(Selection(splits=selection.splits).rows(reports))) - len(np.unique(own))
+    alone = int(np.count_nonzero(selection.of_texts().rows(reports))) - len(np.unique(own))
     counts = {"images without a report": len(chosen) - len(kept), "reports without a selected image": alone}
     left_out = {reason: count for reason, count in counts.items() if count > 0}
     return PairTask(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from index.corpora.readers import Corpus
     from index.encode import EncodeOptions
     from retrieval.engine import Answer, SearchEngine
+    from retrieval.filters import Condition
     from retrieval.results import EvaluationResult
     from train.config import TrainConfig
     from train.data import ImageSet
@@ -57,6 +58,14 @@ Index = Annotated[Path, typer.Option("--index", envvar="MEDRET_INDEX", help="Fol
 Splits = Annotated[list[str] | None, typer.Option("--split", help="Only records of this split; repeatable.")]
 Views = Annotated[
     list[str] | None, typer.Option("--view", help="Only images of this view (as the source spells it: PA, AP, Frontal ...); repeatable.")
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN=VALUE[,VALUE]",
+        help="Only records that say so of themselves, e.g. sex=F, age=40..60, study_date=2011-05.., 'Pleural Effusion=positive'; "
+        "all where repeated.",
+    ),
 ]
 Vectors = Annotated[str, typer.Option(help="joint, features (the encoder's output before projection), or joint,features.")]
 Units = Annotated[str, typer.Option("--text-unit", help="report, sentence, or report,sentence.")]
@@ -227,6 +236,7 @@ def query(
     index_dir: Index = INDEX,
     split: Splits = None,
     view: Views = None,
+    only: Only = None,
     exclude_same_patient: Annotated[
         bool | None,
         typer.Option("--exclude-same-patient/--include-same-patient", help="On where the query is a record of the corpus."),
@@ -241,6 +251,7 @@ def query(
     if sum(given is not None for given in (text, label, image, id)) != 1:
         raise typer.BadParameter("give one of --text, --label, --image and --id")
     from retrieval.engine import Query, SearchEngine
+    from retrieval.tables import answer_notes
 
     engine = SearchEngine.load(index_dir, encoder, choose_device(device))
     asked = Query(
@@ -252,11 +263,12 @@ def query(
         k=k,
         splits=tuple(split) if split else None,
         views=tuple(view) if view else None,
+        only=_conditions(only),
         exclude_same_patient=exclude_same_patient,
         vector=vector,
     )
     answer = engine.search(asked)
-    for note in answer.notes:
+    for note in answer_notes(answer):
         _note(note)
     _print_answer(engine, answer, format, with_ids)
 
@@ -269,6 +281,7 @@ def evaluate(
     direction: Annotated[list[str] | None, typer.Option("--direction", help="text-image, image-image, ...; all when not given.")] = None,
     split: Splits = None,
     view: Views = None,
+    only: Only = None,
     k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Cut-offs; repeatable.")] = None,
     by: Annotated[
         Literal["image", "study"] | None, typer.Option(help="Candidates: images (when not given), or each study by its best image.")
@@ -298,6 +311,7 @@ def evaluate(
         raise typer.BadParameter("chexpert-8x200 needs the folder of its lists: medret evaluate chexpert-8x200 LISTS; the others take none")
     given: dict[str, Any] = {"directions": direction, "ks": k, "splits": split, "views": view, "by": by, "uncertain": uncertain}
     given |= {"exclude_same_patient": exclude_same_patient, "max_queries": max_queries, "seed": seed, "image_vector": image_vector}
+    given["only"] = _conditions(only)
     measure = _measure(benchmark, lists, given)
     _check_places(json_out, html_out)
     with _listed_index(lists, image_root, encoder, device) as listed:
@@ -331,6 +345,15 @@ def _open_corpus(path: Path, format: str | None, reports: Path | None, column: l
     if opened.recognised:
         _note(f"{path}: read as {opened.format}")
     return opened
+
+
+def _conditions(only: list[str] | None) -> "tuple[Condition, ...]":
+    from retrieval.filters import parse_condition
+
+    try:
+        return tuple(parse_condition(text) for text in only or ())
+    except ValueError as error:
+        raise typer.BadParameter(f"--only {error}") from error
 
 
 def _columns(pairs: list[str] | None) -> dict[str, str] | None:
@@ -488,7 +511,7 @@ def _measure(benchmark: Benchmark, lists: Path | None, given: dict[str, Any]) ->
     from retrieval.evaluation import BENCHMARKS
 
     measure, directions = BENCHMARKS[benchmark]
-    options = {name: value for name, value in given.items() if value not in (None, [])}
+    options = {name: value for name, value in given.items() if value not in (None, [], ())}
     if foreign := sorted(options.keys() - signature(measure).parameters.keys()):
         raise typer.BadParameter(f"{benchmark} has no option --{_FLAGS.get(foreign[0], foreign[0]).replace('_', '-')}")
     if unknown := [name for name in options.get("directions", []) if name not in directions]:

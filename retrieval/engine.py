@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from encoders.device import choose_device
 from encoders.errors import MedretError
+from index.planner import SearchPlan, exact_plan
 from retrieval.answers import Answer, Hit, Query, Ranking
 from retrieval.encoding import encode_films, encode_labels, encode_texts
 from retrieval.filters import EVERYTHING, Selection
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from index.folder import OpenedIndex
     from index.shards import ShardTable
     from index.vector_index import VectorIndex
+
+_MASKS_KEPT = 16  # selections, a byte a row each
 
 __all__ = ["Answer", "Hit", "Query", "Ranking", "SearchEngine"]
 
@@ -50,6 +53,8 @@ class SearchEngine:
         self._shelf = Shelf(opened.shards)
         self._encoder: DualEncoder | None = None
         self._loading = threading.Lock()
+        self._masks: dict[tuple[str, Selection], NDArray[np.bool_]] = {}
+        self._masking = threading.Lock()
 
     @classmethod
     def load(cls, index_dir: Path | str, encoder: Path | str | None = None, device: str | None = None) -> "SearchEngine":
@@ -115,18 +120,19 @@ class SearchEngine:
         if query.find not in self.modalities and query.find == "images":
             raise MedretError(f"the index holds no images, only {', '.join(self.modalities)}. Ask for those: --find {self.modalities[0]}")
         table = self.table(query.find)
-        selection = Selection(splits=query.splits, views=query.views)
-        allowed = None if selection == EVERYTHING else selection.rows(table)
+        allowed = self._allowed(query.selection, table)
         left_out = self._left_out(query, asked)
-        ranking = self.rank(asked.vector, query.find, query.k, query.vector, allowed=allowed, exclude=[left_out])
+        allowed_rows = None if allowed is None else int(np.count_nonzero(allowed))
+        plan = self._index(query.find, query.vector).plan(query.k, asker=asked.kind, allowed_rows=allowed_rows)
+        ranking = self.rank(asked.vector, query.find, query.k, query.vector, allowed=allowed, exclude=[left_out], plan=plan)
         found = int(np.count_nonzero(ranking.rows[0] >= 0))
         if found < query.k:
-            held = table.rows if allowed is None else int(np.count_nonzero(allowed))
             where = "the index" if query.splits is None else f"split {', '.join(query.splits)}"
             where += "" if query.views is None or query.find != "images" else f" in view {', '.join(query.views)}"
-            asked.notes.append(f"{found} answers instead of {query.k}: {where} holds {held} {query.find}")
+            where += "" if not query.only else f" with {' and '.join(map(str, query.only))}"
+            asked.notes.append(f"{found} answers instead of {query.k}: {where} holds {plan.allowed_rows} {query.find}")
         hits = self._shelf.hits(query.find, ranking.rows[0, :found], ranking.scores[0, :found])
-        return Answer(query=query, hits=hits, notes=tuple(asked.notes))
+        return Answer(query=query, hits=hits, plan=plan, notes=tuple(asked.notes))
 
     def rank(
         self,
@@ -137,8 +143,12 @@ class SearchEngine:
         *,
         allowed: NDArray[np.bool_] | None = None,
         exclude: Sequence[NDArray[np.int64]] | None = None,
+        plan: SearchPlan | None = None,
     ) -> Ranking:
         """Rank the rows of a modality for each of Q query vectors: what `search` and every evaluation call.
+
+        Without a plan the ranking is exact whatever the kind of the index: a figure of an evaluation tells of the encoder, and
+        must not depend on how an index was built.
 
         Args:
             vectors: (Q, D) float32, unit L2 norm per row.
@@ -147,11 +157,14 @@ class SearchEngine:
             vector: "joint" or "features".
             allowed: (rows,) bool, the rows that may be answered; None allows all.
             exclude: Q arrays of rows that the query must not be answered with.
+            plan: How to search, as the index planned it.
 
         Raises:
             MedretError: If the index has no such vectors.
         """
-        found = self._index(find, vector).search(vectors, k, allowed=allowed, excluded=exclude)
+        searched = self._index(find, vector)
+        plan = plan or exact_plan(searched.kind.name, searched.rows)
+        found = searched.search(vectors, k, allowed=allowed, excluded=exclude, plan=plan)
         rows = np.full((len(vectors), k), -1, dtype=np.int64)
         scores = np.full((len(vectors), k), np.nan, dtype=np.float32)
         for query, (best, values) in enumerate(found):
@@ -195,6 +208,19 @@ class SearchEngine:
     def image_path(self, id: str) -> Path | None:
         """Return the file of an image of the index, where it is known, also where hits do not name it."""
         return self._shelf.image_path(id)
+
+    def _allowed(self, selection: Selection, table: "ShardTable") -> NDArray[np.bool_] | None:
+        """The rows that may answer, kept for the next query with the same selection; None for all that are not removed."""
+        if selection == EVERYTHING:
+            return None
+        key = (table.modality, selection)
+        with self._masking:
+            if key not in self._masks:
+                mask = selection.rows(table)
+                if len(self._masks) >= _MASKS_KEPT:
+                    del self._masks[next(iter(self._masks))]
+                self._masks[key] = mask
+            return self._masks[key]
 
     def _index(self, modality: str, vector: str) -> "VectorIndex":
         return self.opened.index(modality, vector)

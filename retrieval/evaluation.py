@@ -19,7 +19,7 @@ from retrieval.benchmarks import (
     published_task,
 )
 from retrieval.engine import SearchEngine
-from retrieval.filters import Selection
+from retrieval.filters import Condition, Selection
 from retrieval.matches import rank_pairs
 from retrieval.metrics import (
     Denominator,
@@ -79,6 +79,7 @@ def evaluate_label_precision(
     ks: Sequence[int] = (5, 10, 50),
     splits: Sequence[str] | None = None,
     views: Sequence[str] | None = None,
+    only: Sequence[Condition] = (),
     findings: Sequence[str] | None = None,
     uncertain: UncertainPolicy = "negative",
     image_vector: str = "joint",
@@ -97,6 +98,7 @@ def evaluate_label_precision(
         ks: Cut-offs.
         splits: Only records of these splits ask and are candidates; all by default.
         views: Only images of these views ask and are candidates; all by default.
+        only: Only records that meet these conditions ask and are candidates.
         findings: Those to ask for; all that the index has labels for by default.
         uncertain: What an uncertain label of a candidate counts as: "negative", "positive", or "ignore".
         image_vector: What image-image compares; the other directions always compare joint vectors.
@@ -112,7 +114,7 @@ def evaluate_label_precision(
     """
     if directions is None:
         directions = [name for name in LABEL_DIRECTIONS if name != "image-report" or "reports" in engine.modalities]
-    selection = _selection(splits, views)
+    selection = _selection(splits, views, only)
     results = {}
     for direction in directions:
         task = label_task(
@@ -140,6 +142,7 @@ def evaluate_report_recall(
     ks: Sequence[int] = (1, 5, 10),
     splits: Sequence[str] | None = None,
     views: Sequence[str] | None = None,
+    only: Sequence[Condition] = (),
     by: By = "image",
 ) -> EvaluationResult:
     """Score how high each image ranks its own report, and each report its own images.
@@ -152,12 +155,13 @@ def evaluate_report_recall(
         ks: Cut-offs.
         splits: Only records of these splits; all by default.
         views: Only images of these views; all by default.
+        only: Only records that meet these conditions.
         by: "image", or "study": each study is one query and one candidate, scored by its best image.
 
     Raises:
         MedretError: If no selected image has a report.
     """
-    selection = _selection(splits, views)
+    selection = _selection(splits, views, only)
     task = pair_task(engine, selection)
     results = {direction: _recall(engine, task, direction, ks, by, _selected(selection)) for direction in directions}
     return EvaluationResult(benchmark="report-recall", directions=results)
@@ -170,12 +174,13 @@ BENCHMARKS: Mapping[str, tuple[Callable[..., EvaluationResult], tuple[str, ...]]
 }
 
 
-def _selection(splits: Sequence[str] | None, views: Sequence[str] | None) -> Selection:
-    return Selection(splits=None if splits is None else tuple(splits), views=None if views is None else tuple(views))
+def _selection(splits: Sequence[str] | None, views: Sequence[str] | None, only: Sequence[Condition]) -> Selection:
+    return Selection(splits=None if splits is None else tuple(splits), views=None if views is None else tuple(views), only=tuple(only))
 
 
 def _selected(selection: Selection) -> dict[str, Any]:
-    return {name: list(values) if values else "all" for name, values in (("splits", selection.splits), ("views", selection.views))}
+    chosen = {name: list(values) if values else "all" for name, values in (("splits", selection.splits), ("views", selection.views))}
+    return chosen | ({"only": [str(condition) for condition in selection.only]} if selection.only else {})
 
 
 def _score(

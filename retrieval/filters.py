@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -39,7 +39,8 @@ class Condition:
     values: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.column}={','.join(self.values)}"
+        quoted = [f'"{value}"' if "," in value else value for value in self.values]
+        return f"{self.column}={','.join(quoted)}"
 
     def rows(self, table: "ShardTable") -> NDArray[np.bool_]:
         """Mark the rows that meet it: (rows,) bool, no removed row among them.
@@ -128,6 +129,10 @@ class Selection:
             chosen &= condition.rows(table)
         return chosen
 
+    def of_texts(self) -> "Selection":
+        """Return what is left of it for records that have no view."""
+        return replace(self, views=None, only=tuple(one for one in self.only if _plain(one.column) != "view"))
+
 
 EVERYTHING = Selection()
 
@@ -172,7 +177,7 @@ def _without(table: "ShardTable", column: str) -> NDArray[np.bool_]:
 def _unknown_values(table: "ShardTable", column: str, unknown: Sequence[str], known: Sequence[str]) -> str:
     found = f"no record has {column} {' or '.join(unknown)}"
     if not known:
-        home = "; only images have one: --find images" if column == "view" and table.modality != "images" else ""
+        home = "; only images have a view" if column == "view" and table.modality != "images" else ""
         return f"{found}: the {table.modality} of this index name none{home}"
     more = f" ... ({len(known):,} in all)" if len(known) > _NAMED else ""
     return f"{found}; choose from what the index holds: {', '.join(known[:_NAMED])}{more}"

@@ -18,8 +18,8 @@ from encoders.pixels import read_image
 from index.corpora.prompts import prompts_for
 from index.corpora.record import LabelState
 from retrieval.engine import Answer, Hit, Query, SearchEngine
-from retrieval.filters import Selection
-from retrieval.tables import figure, plain_value
+from retrieval.filters import Selection, parse_condition
+from retrieval.tables import answer_notes, figure, plain_value
 
 THUMBNAIL = 420  # pixels on the longer side: sharp at the 210 CSS pixels the page shows
 EXAMPLES = 5  # hits of each example query on an evaluation's page
@@ -68,13 +68,14 @@ def _examples(engine: SearchEngine, protocol: Mapping[str, Any], findings: Seque
     """A question about each finding: its first built-in prompt; or for some findings, an image that is positive for it."""
     asking, found = protocol["direction"].split("-")
     splits, views = (None if protocol.get(name, "all") == "all" else tuple(protocol[name]) for name in ("splits", "views"))
-    ask = partial(Query, find=f"{found}s", vector=protocol["vector"], k=EXAMPLES, splits=splits, views=views)
+    only = tuple(parse_condition(text) for text in protocol.get("only", ()))
+    ask = partial(Query, find=f"{found}s", vector=protocol["vector"], k=EXAMPLES, splits=splits, views=views, only=only)
     if asking == "text":
         for finding in findings:
             yield _Shown(answer=engine.search(ask(text=prompts_for(finding)[0])), finding=finding)
         return
     table = engine.table("images")
-    allowed = Selection(splits=splits, views=views).rows(table)
+    allowed = Selection(splits=splits, views=views, only=only).rows(table)
     for finding in [name for name in table.findings if name in findings and name != "No Finding"][:at_most]:
         positive = np.flatnonzero(allowed & (table.labels([finding])[:, 0] == LabelState.POSITIVE))
         if len(positive):
@@ -117,7 +118,7 @@ def _answer(shown: _Shown, with_ids: bool) -> dict[str, Any]:
         "text": words,
         "image": _thumbnail(shown.query_image),
         "summary": f"{asked} → {query.find}{about}",
-        "notes": shown.answer.notes,
+        "notes": answer_notes(shown.answer),
         "hits": [_hit(hit, shown.finding, with_ids) for hit in shown.answer.hits],
     }
 

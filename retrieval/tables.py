@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrieval.answers import Answer, Hit
+from retrieval.filters import EVERYTHING
 
 if TYPE_CHECKING:
     from index.encode import EncodeSummary
@@ -23,6 +24,12 @@ def render_answer(answer: Answer) -> str:
     widths = [min(limit, max(len(row[i]) for row in [head, *rows])) for i, limit in enumerate(limits)]
     widths.append(max(room - sum(widths) - 2 * len(widths), 12))
     return "\n".join("  ".join(_cut(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows])
+
+
+def answer_notes(answer: Answer) -> tuple[str, ...]:
+    """Return what to say beside an answer: its notes, and which plan ran wherever it is not plain that all rows were compared."""
+    plain = answer.plan.kind == "flat" and answer.query.selection == EVERYTHING
+    return answer.notes if plain else (*answer.notes, answer.plan.reason)
 
 
 def render_result(result: Mapping[str, Any]) -> str:

@@ -184,5 +184,5 @@ def test_a_condition_on_the_view_of_reports_says_that_only_images_have_one(tmp_p
     rows = image_rows([Record(id="r", image=None)])
     table = make_engine(tmp_path, {"reports": (rows, {"joint": np.ones((1, 2))})}).table("reports")
 
-    with pytest.raises(MedretError, match="only images have one: --find images"):
+    with pytest.raises(MedretError, match="only images have a view"):
         parse_condition("view=PA").rows(table)

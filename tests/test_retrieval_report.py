@@ -12,6 +12,7 @@ from PIL import Image
 
 from index.corpora.record import LabelState, Record
 from index.encode import EncodeSummary
+from index.planner import exact_plan
 from index.shards import ShardRow
 from retrieval.answers import Answer, Query
 from retrieval.evaluation import evaluate_label_precision
@@ -61,7 +62,7 @@ def test_a_page_holds_the_query_film_and_each_hit_in_order_without_outside_refer
 
 
 def test_a_page_names_the_label_that_was_asked_for(engine):
-    page = render_answers(engine, [Answer(query=Query(label="Pleural Effusion"), hits=())])
+    page = render_answers(engine, [Answer(query=Query(label="Pleural Effusion"), hits=(), plan=exact_plan("flat", 0))])
 
     assert "<q>Pleural Effusion</q><span>label → images</span>" in page
 
