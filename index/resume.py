@@ -1,11 +1,12 @@
-"""How an interrupted encoding goes on: its plan, what was committed, and the lock that keeps a second process away."""
+"""How an interrupted encoding goes on: its plan, what was committed, and the locks that keep processes out of each other's way."""
 
 import csv
 import fcntl
 import json
+import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from encoders.json_object import read_json, write_json
 from index.manifest import SHARDS_PLAN, ShardFile
 
 _COMMITS = "commits"
+_SHARD = re.compile(r"\.\w+-(\d+)\.(arrow|json)\..*part")  # of which number a half-written shard or commit is
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +34,22 @@ class Commit:
     cut: int
 
 
-def begin(out: Path, plan: Mapping[str, Any]) -> None:
-    """Write the plan, or check that an earlier run had the same; remove what a killed run left half-written.
+def read_plan(out: Path) -> Mapping[str, Any] | None:
+    """Return the plan of the run that `out` holds, or None."""
+    path = out / SHARDS_PLAN
+    return read_json(path) if path.is_file() else None
+
+
+def begin(out: Path, plan: Mapping[str, Any], rank: int = 0, size: int = 1) -> None:
+    """Write the plan, or check that an earlier run had the same; remove what this process, killed, left half-written.
+
+    Call it with `planning` held. A process that shares the work removes no other one's half-written shards.
 
     Raises:
         MedretError: If `out` holds another run, or things that are no shards.
     """
-    path = out / SHARDS_PLAN
-    if path.is_file():
-        before = read_json(path)
+    before = read_plan(out)
+    if before is not None:
         for item, now in plan.items():
             if before.get(item) != now:
                 raise MedretError(
@@ -50,10 +59,12 @@ def begin(out: Path, plan: Mapping[str, Any]) -> None:
     elif others := [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]:
         raise MedretError(f"{out}: is no shards folder and not empty (it holds {sorted(others)[0]}). Choose another --out")
     else:
-        write_json(path, plan)
+        write_json(out / SHARDS_PLAN, plan)
     private_folder(out / _COMMITS)
     for part in list(out.rglob(".*.part")):  # files, and the folder of a half-copied encoder
-        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+        shard = _SHARD.fullmatch(part.name)
+        if shard is None or int(shard[1]) % size == rank:
+            shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
 
 def write_commit(out: Path, commit: Commit) -> Commit:
@@ -64,18 +75,18 @@ def write_commit(out: Path, commit: Commit) -> Commit:
 
 
 def read_commit(out: Path, file: str) -> Commit | None:
-    """Return the commit of a shard that is there in full; one in which every image failed is tried again."""
+    """Return the commit of a shard that is there in full."""
     path = out / _COMMITS / f"{Path(file).stem}.json"
     if not path.is_file() or not (out / file).is_file():
         return None
     content = read_json(path)
     shard = ShardFile(file=file, rows=content["rows"], bytes=content["bytes"], sha256=content["sha256"])
-    if shard.rows == 0 or (out / file).stat().st_size != shard.bytes:
+    if (out / file).stat().st_size != shard.bytes:
         return None
     return Commit(shard, [(id, reason) for id, reason in content["failures"]], content["cut"])
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write a CSV file, whole or not at all, for its owner alone."""
     with whole_file(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -84,29 +95,50 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) 
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False, *, name: str = ".lock", shared: bool = False) -> Iterator[None]:
     """Keep other processes from writing here; the lock goes with the process, however it ends.
 
     Args:
         folder: Where the lock file is kept.
         wait: Wait for a process that holds the lock, instead of raising.
+        name: Of the lock file.
+        shared: Let others in that share it too; together they keep out whoever wants it alone.
 
     Raises:
         MedretError: If another process holds the lock, or the folder cannot be written.
     """
     try:
-        (folder / ".lock").touch(mode=0o600)
-        lock = (folder / ".lock").open("w")
+        (folder / name).touch(mode=0o600)
+        lock = (folder / name).open("w")
     except OSError as error:
         raise MedretError(f"{folder}: cannot be written ({error.strerror or error}). Choose another --out") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise MedretError(f"{folder}: another medret is writing here. Wait for it, or choose another --out") from error
         except OSError:  # file systems without locks: two runs would write the same bytes, each whole
             pass
         yield
+
+
+@contextmanager
+def encoding(out: Path, rank: int = 0, size: int = 1) -> Iterator[None]:
+    """Hold a shards folder for one process, or for one of several that share the work, each with a rank of its own.
+
+    Raises:
+        MedretError: As locked.
+    """
+    with ExitStack() as held:
+        held.enter_context(locked(out, shared=size > 1))
+        if size > 1:
+            held.enter_context(locked(out, name=f".lock-{rank}"))
+        yield
+
+
+def planning(out: Path) -> AbstractContextManager[None]:
+    """Hold the plan and the manifest of a shards folder among the processes that share the work; waits for them."""
+    return locked(out, wait=True, name=".lock-plan")
 
 
 def _short(value: Any) -> str:

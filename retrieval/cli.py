@@ -468,17 +468,16 @@ def _encode_options(
 
 def _encode(corpus: "Corpus", encoder: Path, out: Path, options: "EncodeOptions", device: str | None) -> str:
     """Encode, say on stderr what is to be known of it, and return the line that says what there is now."""
-    from encoders.checkpoint import copy_checkpoint, find_checkpoint, load_checkpoint
+    from encoders.checkpoint import find_checkpoint, load_checkpoint
     from index.encode import encode_corpus
-    from retrieval.tables import encoding_notes, render_encoding
+    from retrieval.tables import encoding_notes, encoding_progress, render_encoding
 
     checkpoint = find_checkpoint(encoder)
     loaded = load_checkpoint(checkpoint, choose_device(device))
     with progress_bar("encoding", "row") as progress:
         summary = encode_corpus(
-            corpus, loaded, out, options=options, progress=lambda modality, done, total: progress(done, total, modality)
+            corpus, loaded, out, checkpoint=checkpoint, options=options, progress=lambda *told: progress(*encoding_progress(*told))
         )
-    copy_checkpoint(checkpoint, out / "encoder")  # shards go nowhere without what made them
     for note in encoding_notes(summary, loaded.config.max_tokens, pseudonymised=options.pseudonym_key is not None):
         _note(note)
     return render_encoding(summary)

@@ -52,6 +52,11 @@ def render_encoding(summary: "EncodeSummary") -> str:
     return f"{summary.folder}: {', '.join(f'{count:,} {name}' for name, count in held if count)} by encoder {summary.encoder}"
 
 
+def encoding_progress(modality: str, done: int, total: int, failures: int) -> tuple[int, int, str]:
+    """What a bar shows of an encoding: how far it is, of how much, and a remark."""
+    return done, total, f"{modality}, {failures} failed" if failures else modality
+
+
 def encoding_notes(summary: "EncodeSummary", max_tokens: int, *, pseudonymised: bool) -> list[str]:
     """Say, a line each, what a user should know of a shards folder before relying on it, or sharing it."""
     notes = [f"{count} rows of the corpus left out: {reason}" for reason, count in summary.left_out.items()]

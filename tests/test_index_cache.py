@@ -10,8 +10,9 @@ from encoders.errors import MedretError
 from encoders.pixels import read_image
 from encoders.preprocess import Preprocessing
 from index import cache
-from index.cache import build_image_cache, decode_squares
+from index.cache import build_image_cache, cached_squares, forget
 from index.corpora.record import Record
+from index.squares import decode_square, decode_squares
 
 WAY = Preprocessing(size=16)
 
@@ -64,7 +65,7 @@ def no_decoding(*args, **kwargs):
 
 def test_the_cache_is_reused_for_the_same_images(records, tmp_path, monkeypatch):
     first = build_image_cache(records, WAY, tmp_path / "cache")
-    monkeypatch.setattr(cache, "decode_squares", no_decoding)
+    monkeypatch.setattr(cache, "decode_square", no_decoding)
 
     np.testing.assert_array_equal(build_image_cache(records, WAY, tmp_path / "cache").images, first.images)
 
@@ -174,3 +175,66 @@ def test_squares_come_in_the_order_of_the_records(records):
     names = [record.id for record, _ in decode_squares(many, WAY, 16, workers=4)]
 
     assert names == [record.id for record in many]
+
+
+def test_what_another_cache_holds_is_not_decoded_again(records, tmp_path, monkeypatch):
+    """Fewer films, more films, a film that was mended: only what is new is decoded."""
+    good = records[2].image.read_bytes()
+    records[2].image.write_text("no image")
+    build_image_cache(records, WAY, tmp_path / "cache")
+    records[2].image.write_bytes(good)
+    expected = build_image_cache(records, WAY, tmp_path / "fresh")
+    decoded = []
+    monkeypatch.setattr(cache, "decode_square", lambda *args: decoded.append(args[-1].id) or decode_square(*args))
+
+    held = build_image_cache(records, WAY, tmp_path / "cache")
+    build_image_cache(records[1:5], WAY, tmp_path / "cache")
+
+    assert decoded == ["r2"]
+    np.testing.assert_array_equal(held.images, expected.images)
+
+
+def test_a_cache_serves_every_encoder_that_fits_films_alike(records, tmp_path, monkeypatch):
+    build_image_cache(records, WAY, tmp_path / "cache", size=24)
+    monkeypatch.setattr(cache, "decode_square", no_decoding)
+    other = Preprocessing(size=12, mean=(0.1, 0.2, 0.3))
+
+    squares = list(cached_squares(records[3:5], records, other, tmp_path / "cache", 24))
+
+    assert [record.id for record, _ in squares] == ["r3", "r4"]
+    whole = Image.fromarray(other.square(read_image(records[3].image), 24)).resize((12, 12), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(squares[0][1], np.asarray(whole))
+    with pytest.raises(MedretError, match="squares of 24 pixels are kept, but the encoder reads 30"):
+        list(cached_squares(records[:-1], records, Preprocessing(size=30), tmp_path / "cache", 24))
+
+
+def test_a_forgotten_film_is_in_no_cache_and_the_rest_is_not_decoded_again(records, tmp_path, monkeypatch):
+    records[1].image.write_text("no image")
+    build_image_cache(records, WAY, tmp_path / "cache")
+    build_image_cache(records[3:], WAY, tmp_path / "cache", size=20)
+    build_image_cache(records[5:], WAY, tmp_path / "cache", size=20)
+    (tmp_path / "cache" / "0.npy.part").write_bytes(b"unfinished: pixels of anyone")
+    gone = WAY.square(read_image(records[3].image)).tobytes()
+    left = [record for record in records if record.id not in ("r1", "r3", "r4")]
+
+    assert forget(tmp_path / "cache", ["r1", "r3", "r4", "never seen"]) == 4
+    assert forget(tmp_path / "cache", ["r1", "r3", "r4", "never seen"]) == 0
+
+    for file in (tmp_path / "cache").iterdir():
+        assert gone not in file.read_bytes()
+        assert not any(id in file.read_text(errors="replace") for id in ('"r1"', '"r3"', '"r4"'))
+    monkeypatch.setattr(cache, "decode_square", no_decoding)
+    for size in (16, 20):
+        chosen = left if size == 16 else left[2:]
+        held = build_image_cache(chosen, WAY, tmp_path / "cache", size=size)
+        assert held.ids == [record.id for record in chosen if record.image]
+        np.testing.assert_array_equal(held.images[-1], WAY.square(read_image(records[6].image), size))
+
+
+def test_a_cache_of_forgotten_films_alone_goes(records, tmp_path):
+    build_image_cache(records[:2], WAY, tmp_path / "cache")
+    (tmp_path / "cache" / "settings.json").write_text("{}")  # somebody else's
+
+    assert forget(tmp_path / "cache", ["r0", "r1"]) == 2
+    assert [path.name for path in (tmp_path / "cache").iterdir() if path.name != ".lock"] == ["settings.json"]
+    assert forget(tmp_path / "nowhere", ["r0"]) == 0

@@ -127,7 +127,7 @@ def test_a_run_stopped_anywhere_and_run_again_writes_the_bytes_of_one_run(corpus
     expected = content(tmp_path / "whole")
     calls = 0
 
-    def count(modality, done, total):
+    def count(modality, done, total, failures):
         nonlocal calls
         calls += 1
 
@@ -135,7 +135,7 @@ def test_a_run_stopped_anywhere_and_run_again_writes_the_bytes_of_one_run(corpus
     for stop in range(1, calls, 9):
         left = stop
 
-        def stop_there(modality, done, total):
+        def stop_there(modality, done, total, failures):
             nonlocal left
             left -= 1
             if left == 0:
@@ -160,7 +160,7 @@ from encoders.checkpoint import load_checkpoint
 from index.corpora.readers import open_corpus
 from index.encode import EncodeOptions, encode_corpus
 
-def kill(modality, done, total):
+def kill(modality, done, total, failures):
     if (modality, done) == ("reports", 2):
         Path({str(tmp_path / "out" / f".reports-00000.arrow.{os.getpid()}.part")!r}).write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -349,7 +349,7 @@ def test_a_pseudonymised_folder_names_nobody_outside_its_private_table(encoder, 
 
 
 def test_two_processes_cannot_write_to_one_folder(corpus, encoder, tmp_path):
-    def again(modality, done, total):
+    def again(modality, done, total, failures):
         with pytest.raises(MedretError, match="another medret is writing here"):
             encode_corpus(corpus, encoder, tmp_path / "out")
 

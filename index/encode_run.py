@@ -1,0 +1,256 @@
+"""One process at work on a corpus: films decoded ahead, encoded, and written while the next are encoded."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from encoders.dual import DualEncoder, Encoded
+from encoders.errors import MedretError
+from encoders.precision import computing
+from index.cache import cached_squares
+from index.corpora.record import Record
+from index.encode_options import EncodeOptions
+from index.manifest import SHARDS_MANIFEST
+from index.resume import Commit, planning, read_commit, write_commit
+from index.rows import RowPart
+from index.shards import ShardRow, ShardWriter
+from index.squares import Square, decode_squares
+
+Progress = Callable[[str, int, int, int], None]  # modality, rows done, rows in all, images that failed
+Vectors = dict[str, npt.NDArray[np.float32]]
+Squares = Iterator[tuple[Record, Square | str]]
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """The rows of one shard and what became of them."""
+
+    number: int
+    rows: list[ShardRow]
+    kept: list[ShardRow] = field(default_factory=list)
+    vectors: Vectors = field(default_factory=dict)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    cut: int = 0
+
+
+class EncodeRun:
+    """One process's part of an encoding.
+
+    Attributes:
+        resumed: Shards of its own that were there already.
+        encoded: Modality to rows that it went through.
+        seconds: Modality to how long that took.
+        failed: Id and reason of its images that could not be decoded.
+    """
+
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        out: Path,
+        options: EncodeOptions,
+        findings: tuple[str, ...],
+        precision: Mapping[str, str],
+        progress: Progress,
+    ) -> None:
+        self.encoder, self.out, self.options, self.findings, self.progress = encoder, out, options, findings, progress
+        self.precision = precision  # "images" and "texts" to one of PRECISIONS
+        self.resumed = 0
+        self.encoded: Counter[str] = Counter()
+        self.seconds: dict[str, float] = {}
+        self.failed: list[tuple[str, str]] = []
+        self._allowed: int | None = None
+
+    def dimensions(self, modality: str) -> dict[str, int]:
+        """Return the vectors' names and lengths."""
+        return dimensions(self.encoder, modality, self.options)
+
+    def commits(self, modality: str, part: RowPart) -> list[Commit | None]:
+        """Return the commit of each shard of a modality, whoever made it, in order."""
+        writer = self._writer(modality)
+        return [read_commit(self.out, writer.name(number)) for number in range(-(-part.rows // self._size(modality)))]
+
+    def encode(self, modality: str, part: RowPart) -> None:
+        """Encode what of this process's shards is not committed yet.
+
+        Raises:
+            MedretError: If the encoder gives no unit vectors, more images fail than may, or the disk is full.
+        """
+        size = self._size(modality)
+        mine = range(self.options.rank, -(-part.rows // size), self.options.size)
+        commits = self.commits(modality, part)
+        pending = [number for number in mine if self._is_open(commits[number], part, number, size)]
+        self.resumed += len(mine) - len(pending)
+        if modality == "images":
+            self._allowed = self.options.failures_allowed(part.rows)
+            self.failed = [failure for number in mine if number not in set(pending) for failure in _failures(commits[number])]
+        if pending:
+            with planning(self.out):  # what is named there is no longer whole
+                (self.out / SHARDS_MANIFEST).unlink(missing_ok=True)
+        total = sum(min(size, part.rows - number * size) for number in mine)
+        done = total - sum(min(size, part.rows - number * size) for number in pending)
+        self.progress(modality, done, total, len(self.failed))
+        started = time.monotonic()
+        with _evaluating(self.encoder), closing(self._squares(modality, part, pending, size)) as squares:
+            chunks = (_Chunk(number, part.take(number * size, min((number + 1) * size, part.rows))) for number in pending)
+            self._go_through(modality, chunks, squares, done, total)
+        self.seconds[modality] = time.monotonic() - started
+        self.encoded[modality] += total - done
+
+    def _go_through(self, modality: str, chunks: Iterator[_Chunk], squares: Squares, done: int, total: int) -> None:
+        """Encode chunk after chunk; a thread writes each while the next is encoded, and one at most waits for it."""
+        writer = self._writer(modality)
+        written: Future[Commit] | None = None
+        with ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
+            for chunk in chunks:
+                steps = self._images(chunk, squares) if modality == "images" else self._texts(chunk, writer.dimensions)
+                for step in steps:
+                    done += step
+                    self.progress(modality, done, total, len(self.failed))
+                if written is not None:
+                    written.result()
+                written = pool.submit(self._write, writer, chunk)
+            if written is not None:
+                written.result()
+
+    def _write(self, writer: ShardWriter, chunk: _Chunk) -> Commit:
+        vectors = chunk.vectors or {name: np.empty((0, dimension), np.float32) for name, dimension in writer.dimensions.items()}
+        return write_commit(self.out, Commit(writer.write(chunk.number, chunk.kept, vectors), chunk.failures, chunk.cut))
+
+    def _images(self, chunk: _Chunk, squares: Squares) -> Iterator[int]:
+        parts: list[Vectors] = []
+        for start in range(0, len(chunk.rows), self.options.batch_size):
+            batch = chunk.rows[start : start + self.options.batch_size]
+            good: list[Square] = []
+            for row, (_, square) in zip(batch, islice(squares, len(batch)), strict=True):
+                if isinstance(square, str):
+                    chunk.failures.append((row.record.id, square))
+                    self._fail(row.record.id, square)
+                else:
+                    good.append(square)
+                    chunk.kept.append(row)
+            if good:
+                encoded = self._compute("images", lambda films: self.encoder.encode_images(torch.from_numpy(films)), np.stack(good))
+                parts.append(self._checked(encoded, chunk.kept[-len(good) :]))
+            yield len(batch)
+        if parts:
+            chunk.vectors = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _texts(self, chunk: _Chunk, dimensions: Mapping[str, int]) -> Iterator[int]:
+        texts = [row.text or "" for row in chunk.rows]
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))  # texts of one length need no padding
+        chunk.kept = chunk.rows
+        chunk.vectors = {name: np.empty((len(texts), dimension), np.float32) for name, dimension in dimensions.items()}
+        for start in range(0, len(texts), self.options.batch_size):
+            places = order[start : start + self.options.batch_size]
+            batch = [texts[place] for place in places]
+            chunk.cut += self.encoder.count_cut(batch)
+            encoded = self._compute("texts", self.encoder.encode_texts, batch)
+            for name, part in self._checked(encoded, [chunk.rows[place] for place in places]).items():
+                chunk.vectors[name][places] = part
+            yield len(places)
+
+    def _compute(self, side: str, encode: Callable[[Any], Encoded], batch: Any) -> Encoded:
+        try:
+            with computing(self.encoder.device, self.precision[side]):
+                return encode(batch)
+        except torch.OutOfMemoryError as error:
+            raise MedretError(
+                f"{self.out}: the device has no memory for {len(batch)} records at once. Run again with a smaller --batch-size; "
+                "what is done is kept"
+            ) from error
+
+    def _checked(self, encoded: Encoded, rows: Sequence[ShardRow]) -> Vectors:
+        vectors = {name: getattr(encoded, name).float().cpu().numpy() for name in self.options.vectors}
+        for name, values in vectors.items():
+            bad = np.flatnonzero(~(np.abs(np.linalg.norm(values, axis=1) - 1) < 1e-3))
+            if len(bad):
+                raise MedretError(f"record {rows[bad[0]].record.id}: the encoder gives no unit {name} vector (NaN or zero). Train it again")
+        return vectors
+
+    def _fail(self, id: str, reason: str) -> None:
+        self.failed.append((id, reason))
+        if self._allowed is not None and len(self.failed) > self._allowed:
+            raise MedretError(
+                f"{self.out}: {len(self.failed)} images could not be decoded, more than --max-failures allows ({self._allowed}); "
+                f"the last: {reason.rstrip('.')}. Mend them, or allow more, and run again; what is done is kept"
+            )
+
+    def _is_open(self, commit: Commit | None, part: RowPart, number: int, size: int) -> bool:
+        """Whether a shard is to be encoded: there is none, all its images failed, or one that failed can be decoded now."""
+        if commit is None or commit.shard.rows == 0:
+            return True
+        if not self.options.retry_failed or not commit.failures:
+            return False
+        ids = {id for id, _ in commit.failures}
+        failed = [row.record for row in part.take(number * size, min((number + 1) * size, part.rows)) if row.record.id in ids]
+        preprocessing = self.encoder.config.preprocessing
+        with closing(decode_squares(failed, preprocessing, preprocessing.size, self.options.workers)) as squares:
+            return any(not isinstance(square, str) for _, square in squares)
+
+    def _squares(self, modality: str, part: RowPart, pending: Sequence[int], size: int) -> Generator[tuple[Record, Square | str]]:
+        if modality != "images" or not pending:
+            return _nothing()
+        preprocessing = self.encoder.config.preprocessing
+        films = (row.record for number in pending for row in part.take(number * size, min((number + 1) * size, part.rows)))
+        if self.options.cache is None:
+            return decode_squares(films, preprocessing, preprocessing.size, self.options.workers)
+        return cached_squares(
+            films,
+            _Films(part),
+            preprocessing,
+            self.options.cache,
+            self.options.cache_size,
+            progress=lambda done, total: self.progress("cache", done, total, 0),
+            workers=self.options.workers,
+        )
+
+    def _size(self, modality: str) -> int:
+        return self.options.rows_per_shard(sum(self.dimensions(modality).values()))
+
+    def _writer(self, modality: str) -> ShardWriter:
+        return ShardWriter(self.out, modality, self.dimensions(modality), self.findings, self.options.dtype)
+
+
+class _Films:
+    """The records of image rows, to be gone through several times."""
+
+    def __init__(self, part: RowPart) -> None:
+        self._part = part
+
+    def __iter__(self) -> Iterator[Record]:
+        return (row.record for row in self._part)
+
+
+def dimensions(encoder: DualEncoder, modality: str, options: EncodeOptions) -> dict[str, int]:
+    """Return the names and lengths of the vectors that a modality gets."""
+    width = encoder.image_width if modality == "images" else encoder.text_width
+    return {name: {"joint": encoder.dimension, "features": width}[name] for name in options.vectors}
+
+
+def _failures(commit: Commit | None) -> list[tuple[str, str]]:
+    return [] if commit is None else commit.failures
+
+
+def _nothing() -> Generator[tuple[Record, Square | str]]:
+    yield from ()
+
+
+@contextmanager
+def _evaluating(encoder: DualEncoder) -> Iterator[None]:
+    """Put the encoder into evaluation mode, and back."""
+    before = encoder.training
+    encoder.eval()
+    try:
+        yield
+    finally:
+        encoder.train(before)

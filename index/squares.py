@@ -1,0 +1,63 @@
+"""Films decoded into squares by threads, ahead of whoever takes them."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from encoders.errors import MedretError
+from encoders.preprocess import Preprocessing
+from index.corpora.record import Record
+
+Square = npt.NDArray[np.uint8]
+
+
+def decode_squares(
+    records: Iterable[Record], preprocessing: Preprocessing, size: int, workers: int | None = None
+) -> Generator[tuple[Record, Square | str]]:
+    """Decode images in threads, ahead of whoever reads them, in the order of the records.
+
+    Yields:
+        Each record with its (size, size) uint8 square, or with why it cannot be had, in words that name the record by its id.
+    """
+    return make_ahead(records, partial(decode_square, preprocessing, size), workers)
+
+
+def make_ahead(
+    records: Iterable[Record], make: Callable[[Record], Square | str], workers: int | None
+) -> Generator[tuple[Record, Square | str]]:
+    """Make the squares of records in threads, some 64 ahead of whoever takes them, in the order of the records.
+
+    Args:
+        records: Taken one by one, as they are needed.
+        make: What gives a square, or says why there is none.
+        workers: Threads; one a core by default.
+    """
+    threads = workers or os.cpu_count() or 1
+    waiting: deque[tuple[Record, Future[Square | str]]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        try:
+            for record in records:
+                waiting.append((record, pool.submit(make, record)))
+                if len(waiting) > 64 + 2 * threads:
+                    first, result = waiting.popleft()
+                    yield first, result.result()
+            while waiting:
+                first, result = waiting.popleft()
+                yield first, result.result()
+        finally:
+            for _, result in waiting:
+                result.cancel()
+
+
+def decode_square(preprocessing: Preprocessing, size: int, record: Record) -> Square | str:
+    """Decode one film into a (size, size) uint8 square, or say why it cannot be had, in words that name it by its id."""
+    assert record.image is not None
+    try:
+        return preprocessing.read_square(record.image, record.id, size)
+    except MedretError as error:  # a path can hold a name, so it must not come into a list of failures
+        return " ".join(str(error).replace(str(record.image), record.id).split())
