@@ -1,0 +1,174 @@
+"""Who asks an index, and the vectors they ask with: what recall is tuned on, and what it is then measured on.
+
+Text queries are not spread like the images that they look for: an index tuned on image queries alone loses recall with text. So
+there is one sample for each kind of query, "image" and "text", and what it is tuned on is disjoint from what is measured.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from index.corpora.phrases import finding_phrases
+
+if TYPE_CHECKING:
+    from index.shards import Shards, ShardTable
+
+Rows = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+
+TUNE, HELD = 500, 1000
+_MOST_PHRASES = 672  # encoded within seconds on a CPU, and enough to show a recall of 0.99
+_TEXTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Queries of one kind.
+
+    Attributes:
+        tune: (T, D) float32, unit norm: what settings are chosen with.
+        held: (H, D) float32: what they are measured with. No patient is in both.
+        tune_own: T arrays of int64 rows that the query must not find: its own and its patient's.
+        held_own: H of them.
+        drawn: Where the queries come from, for the reader: "images", "reports", "sentences" or "prompts".
+    """
+
+    tune: Vectors
+    held: Vectors
+    tune_own: Sequence[Rows]
+    held_own: Sequence[Rows]
+    drawn: str
+
+
+def draw_samples(
+    shards: "Shards", modality: str, vector: str, encoder_folder: Path, *, tune: int = TUNE, held: int = HELD, seed: int = 0
+) -> dict[str, Sample]:
+    """Draw the queries that the index of a modality is tuned and measured with.
+
+    Stored vectors ask, one a patient (or study, where no patient is named; or record), so that queries are independent; they
+    must not find what is of their own patient, as a record of the archive does not when a user asks with it. Images without any
+    texts beside them are asked with built-in phrases instead. Of fewer patients than wanted, a third tunes and the rest measures.
+
+    Args:
+        shards: All records.
+        modality: What is searched: "images", "reports" or "sentences".
+        vector: "joint", or "features", which only what comes from the same encoder can be compared with.
+        encoder_folder: The checkpoint of the encoder, for the phrases.
+        tune: Queries to tune with, at most.
+        held: Queries to measure with, at most.
+        seed: Draws the same queries again.
+
+    Returns:
+        "image" and "text" to a sample; a direction that does not exist, or has fewer than two queries, is left out.
+
+    Raises:
+        MedretError: If the encoder is needed and cannot be read.
+    """
+    samples = {}
+    for asker, home in _homes(shards, modality, vector).items():
+        random = np.random.default_rng([seed, len(asker)])
+        if home is None:
+            sample = _from_phrases(shards.table(modality), vector, encoder_folder, tune, held, random)
+        else:
+            sample = _from_records(shards.table(home), shards.table(modality), vector, tune, held, random)
+        if len(sample.tune) and len(sample.held):
+            samples[asker] = sample
+    return samples
+
+
+def _homes(shards: "Shards", modality: str, vector: str) -> dict[str, str | None]:
+    """Who can ask for this modality by this vector, and the modality of their records; None where phrases must do."""
+    own = "image" if modality == "images" else "text"
+    if vector != "joint":
+        return {own: modality}
+    held = [name for name in shards.modalities if vector in shards.table(name).dimensions]
+    homes: dict[str, str | None] = {"image": "images"} if "images" in held else {}
+    if own == "text":
+        homes["text"] = modality
+    else:
+        homes["text"] = next((name for name in ("reports", "sentences") if name in held), None)
+    return homes
+
+
+def _from_records(asking: "ShardTable", found: "ShardTable", vector: str, tune: int, held: int, random: np.random.Generator) -> Sample:
+    rows = one_per_owner(asking, random)
+    first, rest = _split(len(rows), tune, held)
+    rows = rows[: first + rest]
+    own = _own_rows(asking, rows, found)
+    vectors = asking.vectors(vector, rows)
+    return Sample(tune=vectors[:first], held=vectors[first:], tune_own=own[:first], held_own=own[first:], drawn=asking.modality)
+
+
+def _from_phrases(table: "ShardTable", vector: str, encoder_folder: Path, tune: int, held: int, random: np.random.Generator) -> Sample:
+    phrases = finding_phrases(table.findings)
+    chosen = random.permutation(len(phrases))[:_MOST_PHRASES]
+    vectors = _encode([phrases[place] for place in chosen], vector, encoder_folder)
+    first, rest = _split(len(vectors), tune, held)
+    nothing = [np.empty(0, np.int64)] * len(vectors)
+    return Sample(
+        tune=vectors[:first],
+        held=vectors[first : first + rest],
+        tune_own=nothing[:first],
+        held_own=nothing[first : first + rest],
+        drawn="prompts",
+    )
+
+
+def _split(there: int, tune: int, held: int) -> tuple[int, int]:
+    """How many tune and how many measure, of as many as there are."""
+    first = min(tune, there * tune // (tune + held))
+    return first, min(held, there - first)
+
+
+def one_per_owner(table: "ShardTable", random: np.random.Generator) -> Rows:
+    """Return one row of each patient, in random order; those with many records tend to come early.
+
+    A record without a patient stands for its study, one without a study for itself. Removed records are not drawn.
+    """
+    owners = owner_numbers(table)
+    order = random.permutation(table.rows if table.live is None else np.flatnonzero(table.live))
+    _, firsts = np.unique(owners[order], return_index=True)
+    return order[np.sort(firsts)].astype(np.int64)
+
+
+def owner_numbers(table: "ShardTable") -> Rows:
+    """Number the owners of all records, (rows,) int64: equal for the records of a patient, else of a study."""
+    patients = table.codes("patient_id").astype(np.int64)
+    studies = table.codes("study_id").astype(np.int64)
+    alone = np.arange(table.rows, dtype=np.int64)
+    room = table.rows + 1  # codes are below the number of rows
+    return np.where(patients >= 0, patients, np.where(studies >= 0, studies + room, alone + 2 * room))
+
+
+def _own_rows(asking: "ShardTable", rows: Rows, found: "ShardTable") -> list[Rows]:
+    """For each asking row the rows that it must not find, ascending: of its patient, else its study, and itself."""
+    asked = asking.records(rows)
+    mates: dict[tuple[str, str], list[int]] = {}
+    for column in ("patient_id", "study_id"):
+        names = {record[column] for record in asked if record[column] is not None}
+        held = found.rows_of(column, names) if names else np.empty(0, np.int64)
+        for row, record in zip(held.tolist(), found.records(held), strict=True):
+            mates.setdefault((column, record[column]), []).append(row)
+    own = []
+    for row, record in zip(rows.tolist(), asked, strict=True):
+        column = "patient_id" if record["patient_id"] is not None else "study_id"
+        itself = [row] if asking is found else []
+        own.append(np.unique(np.array(mates.get((column, record[column]), []) + itself, dtype=np.int64)))
+    return own
+
+
+def _encode(texts: Sequence[str], vector: str, encoder_folder: Path) -> Vectors:
+    import torch
+
+    from encoders.checkpoint import find_checkpoint, load_checkpoint
+    from encoders.device import choose_device
+
+    encoder = load_checkpoint(find_checkpoint(encoder_folder), choose_device(None))
+    with torch.inference_mode():
+        parts = [encoder.encode_texts(texts[start : start + _TEXTS_AT_ONCE]) for start in range(0, len(texts), _TEXTS_AT_ONCE)]
+        vectors: Vectors = torch.cat([getattr(part, vector) for part in parts]).float().cpu().numpy()
+    return vectors

@@ -1,0 +1,275 @@
+"""The recall contract: first-stage settings are tuned on some queries, and what they find is measured on others.
+
+Recall is counted against exact search over the vectors as stored: of the k best rows those that were found, or others that score
+no worse. An index keeps the contract for one kind of query and one k where the lower end of the interval, not the mean, reaches
+the target.
+
+Settings are chosen on the tuning queries alone. Where the held-out queries then miss the target, stronger settings are measured
+on the same queries again, which would make a lucky sample likelier: so each further look takes an interval of half the error
+probability (95 %, 97.5 %, 98.75 %), and all looks together err on the low side in less than 5 of 100 indexes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import ceil, sqrt
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from index.askers import Rows, Sample, Vectors
+from index.exact import Found
+from index.intervals import Interval, Shares, effective_trials, share_interval, two_sided, wilson_interval
+from index.manifest import Certificate
+from index.planner import SearchPlan
+
+if TYPE_CHECKING:
+    from index.vector_index import VectorIndex
+
+KS = (10, 50)
+LOOKS = 3
+_COUNTS = (2, 3, 5, 10, 20, 30, 50, 100, 200, 400)  # times k: candidates
+_MOST_CANDIDATES = 4000
+_SCREENED = 100  # queries that show most settings to be too weak
+_SCREEN_Z = 3.0
+_MARGIN_Z = 0.5  # of the tuning sample: what is chosen because it is best looks better than it is
+_TIMED, _COMPARED = 300, 60  # queries asked one by one
+_STRONGER = 1.4
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    candidates: int
+    effort: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Questions:
+    """Queries with the score of the k-th right answer: (Q,) float32, and how many right answers there are, (Q,) up to k."""
+
+    vectors: Vectors
+    own: Sequence[Rows]
+    bounds: Vectors
+    wanted: Rows
+
+    def __len__(self) -> int:
+        return len(self.wanted)
+
+    def take(self, places: Sequence[int] | slice) -> "_Questions":
+        own = self.own[places] if isinstance(places, slice) else [self.own[place] for place in places]
+        return _Questions(self.vectors[places], own, self.bounds[places], self.wanted[places])
+
+
+def certify(index: "VectorIndex", samples: Mapping[str, Sample], target: float, ks: Sequence[int] = KS) -> tuple[Certificate, ...]:
+    """Tune an index and measure what it finds, for each kind of query and each k.
+
+    Args:
+        index: With its first stage; without one it is exact and needs no certificate.
+        samples: "image" and "text" to queries (index.askers).
+        target: The recall that the lower end of the interval shall reach, above 0, at most 1.
+        ks: Numbers of hits.
+
+    Returns:
+        A certificate for each kind of query and k. One that is not met has the best settings there are, or says by its number of
+        queries that so few cannot show the target: q queries without a miss show q / (q + 3.84).
+
+    Raises:
+        ValueError: If the target is not above 0 and at most 1.
+        MedretError: If a stored vector is damaged.
+    """
+    if not 0 < target <= 1:
+        raise ValueError(f"target recall is {target}, expected above 0 and at most 1")
+    if index.stage is None:
+        return ()
+    made = []
+    for asker, sample in samples.items():
+        tune = _answered(index, sample.tune, sample.tune_own, asker, ks)
+        held = _answered(index, sample.held, sample.held_own, asker, ks)
+        for k in ks:
+            if len(tune[k]) and len(held[k]):
+                made.append(_Tuner(index, asker, k, target, tune[k], held[k]).certify(sample.drawn))
+    return tuple(made)
+
+
+def most_recall_shown(queries: int) -> float:
+    """Return the lower end of the interval where so many queries, above 0, find everything."""
+    return wilson_interval(1.0, queries, two_sided(0.95)).low
+
+
+def _answered(index: "VectorIndex", vectors: Vectors, own: Sequence[Rows], asker: str, ks: Sequence[int]) -> dict[int, _Questions]:
+    """Ask exactly; queries that have no right answer (all rows are their own) are left out."""
+    exact = SearchPlan(
+        how="exact", kind="flat", candidates=0, effort=None, allowed_rows=index.rows, rows=index.rows, reason="the right answers"
+    )
+    found = index.search(vectors, max(ks), asker=asker, excluded=own, plan=exact)
+    answered = [place for place, (rows, _) in enumerate(found) if len(rows)]
+    questions = {}
+    for k in ks:
+        wanted = np.array([min(k, len(found[place][0])) for place in answered], dtype=np.int64)
+        bounds = np.array([found[place][1][last - 1] for place, last in zip(answered, wanted.tolist(), strict=True)], dtype=np.float32)
+        questions[k] = _Questions(vectors[answered], [own[place] for place in answered], bounds, wanted)
+    return questions
+
+
+class _Tuner:
+    """Finds the cheapest setting for one kind of query and one k, and measures it."""
+
+    def __init__(self, index: "VectorIndex", asker: str, k: int, target: float, tune: _Questions, held: _Questions):
+        assert index.stage is not None
+        self.index, self.asker, self.k, self.target = index, asker, k, target
+        self.tune, self.held = tune, held
+        self.grade = index.stage.kind.grade or 0.0
+        self.efforts = index.stage.efforts()
+        counts = {min(times * k, _MOST_CANDIDATES, index.rows) for times in _COUNTS}
+        self.counts = sorted(count for count in counts if count >= min(k, index.rows))
+        self._passed: dict[_Setting, bool] = {}
+        self._goal = min(target, self._foreseen(np.ones(len(tune))))
+
+    def certify(self, drawn: str) -> Certificate:
+        """Measure the cheapest setting that passes; then, for as many looks as are allowed, stronger ones until it is enough."""
+        setting: _Setting | None = self._cheapest(self._frontier())
+        measured: list[tuple[Interval, _Setting]] = []
+        for look in range(LOOKS):
+            assert setting is not None
+            interval = share_interval(self._shares(self.held, setting), self.k, two_sided(1 - 0.05 / 2**look))
+            measured.append((interval, setting))
+            setting = self._stronger(setting)
+            enough = interval.low >= self.target and interval.mean >= self.grade
+            if enough or interval.mean == 1 or setting is None:  # where nothing is missed, only more queries would show more
+                break
+        met = [one for one in measured if one[0].low >= self.target]
+        interval, setting = (met or measured)[-1]
+        return self._certificate(setting, interval, drawn)
+
+    def _certificate(self, setting: _Setting, interval: Interval, drawn: str) -> Certificate:
+        seconds = self._seconds(self.held.take(slice(_TIMED)), setting)
+        return Certificate(
+            asker=self.asker,
+            k=self.k,
+            target=self.target,
+            recall=interval.mean,
+            low=interval.low,
+            high=interval.high,
+            queries=len(self.held),
+            drawn=drawn,
+            candidates=setting.candidates,
+            effort=setting.effort,
+            p50_ms=round(float(np.percentile(seconds, 50)) * 1e3, 4),
+            p99_ms=round(float(np.percentile(seconds, 99)) * 1e3, 4),
+            met=interval.low >= self.target,
+        )
+
+    def _foreseen(self, shares: Shares) -> float:
+        """The lower end that these tuning queries let one expect of the held-out ones, with some margin."""
+        trials = effective_trials(shares, self.k)
+        mean = wilson_interval(float(shares.mean()), trials, _MARGIN_Z).low
+        return wilson_interval(mean, trials / len(shares) * len(self.held), two_sided(0.95)).low
+
+    def _passes(self, setting: _Setting) -> bool:
+        if setting not in self._passed:
+            first = self._shares(self.tune.take(slice(_SCREENED)), setting)
+            if share_interval(first, self.k, _SCREEN_Z).high < max(self._goal, self.grade):
+                self._passed[setting] = False
+            else:
+                rest = self.tune.take(slice(_SCREENED, None))
+                shares = np.concatenate([first, self._shares(rest, setting)]) if len(rest) else first
+                self._passed[setting] = self._foreseen(shares) >= self._goal and float(shares.mean()) >= self.grade
+        return self._passed[setting]
+
+    def _frontier(self) -> list[_Setting]:
+        """The settings that pass, of which none is weaker in both effort and candidates than another.
+
+        Recall grows with both (but for noise), so that a staircase between what passes and what does not meets all of them. It
+        begins beside the first setting on the diagonal that passes, so that dear ones need not be measured.
+        """
+        efforts, counts = self.efforts, self.counts
+        steps = range(max(len(efforts), len(counts)))
+        diagonal = [(min(step, len(efforts) - 1), min(step, len(counts) - 1)) for step in steps]
+        start = next((place for place in diagonal if self._passes(_Setting(counts[place[1]], efforts[place[0]]))), None)
+        if start is None:
+            return [_Setting(counts[-1], efforts[-1])]
+        effort, count, last = min(start[0] + 1, len(efforts) - 1), 0, min(start[1] + 2, len(counts) - 1)
+        frontier: list[_Setting] = []
+        while effort >= 0 and count <= last:
+            if self._passes(_Setting(counts[count], efforts[effort])):
+                frontier = [one for one in frontier if one.candidates != counts[count]] + [_Setting(counts[count], efforts[effort])]
+                effort -= 1
+            else:
+                count += 1
+        return frontier
+
+    def _cheapest(self, frontier: Sequence[_Setting]) -> _Setting:
+        """The setting that answers fastest on average, its effort then lowered as far as it still passes."""
+        some = self.tune.take(slice(_COMPARED))
+        best = min(frontier, key=lambda one: self._seconds(some, one).mean()) if len(frontier) > 1 else frontier[0]
+        place = self.efforts.index(best.effort)
+        below, above = self.efforts[place - 1] if place else None, best.effort
+        if below is None or above is None or not self._passed.get(best):
+            return best
+        for _ in range(2):
+            middle = round(sqrt(below * above))
+            if middle in (below, above):
+                break
+            if self._passes(_Setting(best.candidates, middle)):
+                above = middle
+            else:
+                below = middle
+        return _Setting(best.candidates, above)
+
+    def _stronger(self, setting: _Setting) -> _Setting | None:
+        """A setting with more effort and more candidates; None where there is none."""
+        candidates = next((count for count in self.counts if count > setting.candidates), setting.candidates)
+        most, effort = self.efforts[-1], setting.effort
+        if effort is not None and most is not None:
+            effort = min(ceil(effort * _STRONGER), most)
+        stronger = _Setting(candidates, effort)
+        return None if stronger == setting else stronger
+
+    def _shares(self, questions: _Questions, setting: _Setting) -> Shares:
+        """Of each query's right answers the share that is found, (Q,) float64.
+
+        Queries that leave out equally many rows are asked together: as many more candidates are taken for all of a batch as one
+        of it leaves out, and none shall have more of them here than when it is asked alone.
+        """
+        shares = np.empty(len(questions))
+        for places in _alike(questions.own):
+            part = questions.take(places)
+            found = self.index.search(part.vectors, self.k, asker=self.asker, excluded=part.own, plan=self._plan(setting))
+            shares[places] = _count_right(found, part) / part.wanted
+        return shares
+
+    def _seconds(self, questions: _Questions, setting: _Setting) -> Shares:
+        """Seconds of each query, asked alone, after one to warm up."""
+        plan = self._plan(setting)
+        seconds = []
+        for place in [0, *range(len(questions))]:
+            vector, own = questions.vectors[place : place + 1], [questions.own[place]]
+            start = perf_counter()
+            self.index.search(vector, self.k, asker=self.asker, excluded=own, plan=plan)
+            seconds.append(perf_counter() - start)
+        return np.array(seconds[1:])
+
+    def _plan(self, setting: _Setting) -> SearchPlan:
+        rows = self.index.rows
+        return SearchPlan(
+            how="approximate",
+            kind=self.index.kind.name,
+            candidates=setting.candidates,
+            effort=setting.effort,
+            allowed_rows=rows,
+            rows=rows,
+            reason="being measured",
+        )
+
+
+def _alike(own: Sequence[Rows]) -> Iterator[list[int]]:
+    """Yield the places of queries that leave out equally many rows."""
+    order = sorted(range(len(own)), key=lambda place: len(own[place]))
+    for _, places in groupby(order, key=lambda place: len(own[place])):
+        yield list(places)
+
+
+def _count_right(found: Sequence[Found], questions: _Questions) -> Rows:
+    right = [int((scores >= bound).sum()) for (_, scores), bound in zip(found, questions.bounds, strict=True)]
+    return np.minimum(np.array(right, dtype=np.int64), questions.wanted)

@@ -1,0 +1,278 @@
+"""What an index of some kind would cost on this machine (seconds to build, bytes, seconds a query), and which kind to take.
+
+Every formula is bytes or operations over a rate of `index.calibration`. With N rows of D dimensions, p of them compacted
+(a quarter of D, at least 64), c bytes a code, L lists of which n are probed, k' candidates:
+
+    flat      a query reads         4 N D                                       at flat_bytes
+    scan      a query reads         N p                                         at code_bytes,  + k' gather_s
+    ivf       a query reads         4 L d + n/L N c                             at list_bytes,  + k' gather_s
+    hnsw      a query walks         efSearch log(N)/log(N0) visit_s x misses,                   + k' gather_s
+    compaction is fitted and run in 2 S D^2 + 25 D^3 + 2 N D p operations       at half of float_flops
+    lists are made and filled in    16 T L d + 2 N L d (and 2 N D^2 to rotate)  at half of float_flops
+    a graph is built in             N log(N)/log(N0) insert_s x misses
+    a certificate takes             2 directions x 1,500 queries x 2 N D        at half of float_flops
+
+with S = 40,000 and T = min(N, 64 L) sampled rows and d the dimension of what is listed. "Misses" is what a graph loses where it
+does not fit into the processor's cache. n, efSearch and k' are what recall@10 0.99 took for text queries, the harder ones, among
+601,000 x 512 CLIP-like vectors; what an index really needs is measured once it is built, and may differ by a factor of two.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from encoders.errors import MedretError
+from index.calibration import GRAPH_LINKS, Calibration
+from index.faiss_stage import count_lists
+from index.kinds import KINDS, IndexKind, fill_factory, find_kind
+
+HOUR = 3600.0
+FLAT_FAST_ENOUGH = 0.005  # seconds a query
+BUILD_LIMIT = 60.0  # seconds
+HIGHEST_CERTIFIABLE = 0.996  # 1,000 perfect answers show no more (index.contract)
+
+_HALF = 0.5  # of the rate of a large matrix product: what pieces of a build reach
+_CACHE = 32e6  # bytes
+_MISSES = 1.8
+_OVERHEAD = 1e-4  # seconds a query spends outside the loops above
+_QUERIES = 2 * 1500
+_SAMPLE = 40_000
+_CANDIDATES = {"scan": 50, "ivf-scan": 30, "ivf-flat": 20, "ivf-rabitq": 1000, "hnsw": 1000}
+_SMALL = 16e6  # bytes of vectors: no machine takes noticeable time for these
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What one kind of index would cost.
+
+    Attributes:
+        kind: Its name.
+        build_s: Seconds to build its first stage.
+        certify_s: Seconds to measure what it finds against exact search; 0 for what is exact.
+        memory_bytes: Held by each process that searches.
+        mapped_bytes: Of mapped files that every query reads: shared by all processes, and to be kept in memory for the speed
+            predicted. The candidates of a two-stage kind are fetched from the shards besides.
+        disk_bytes: Of its files, beside the shards.
+        latency_s: Seconds a single query takes, one thread, files in memory, its encoding not included.
+        effort: nprobe or efSearch that this supposes; None where the kind has none.
+        candidates: Rows ranked again in full that this supposes.
+    """
+
+    kind: str
+    build_s: float
+    certify_s: float
+    memory_bytes: float
+    mapped_bytes: float
+    disk_bytes: float
+    latency_s: float
+    effort: int | None = None
+    candidates: int = 0
+
+    @property
+    def needed_bytes(self) -> float:
+        """Memory that it needs to be as fast as predicted."""
+        return self.memory_bytes + self.mapped_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The kind taken, what each would cost, and why this one, in a sentence."""
+
+    kind: str
+    predictions: tuple[Prediction, ...]
+    reason: str
+
+
+def predict(
+    kind: IndexKind | str,
+    rows: int,
+    dimension: int,
+    calibration: Calibration,
+    *,
+    effort: int | None = None,
+    candidates: int | None = None,
+    compacted: int | None = None,
+) -> Prediction:
+    """Predict what an index of a kind costs.
+
+    Args:
+        kind: A kind or its name; a FAISS factory string is read for its lists, links and codes.
+        rows: N, above 0.
+        dimension: D.
+        calibration: Of this machine.
+        effort: nprobe or efSearch; by default what recall 0.99 is likely to take.
+        candidates: Rows ranked again; by default likewise.
+        compacted: p; a quarter of D, at least 64, when not given.
+
+    Raises:
+        MedretError: If the kind is not known.
+    """
+    kind = find_kind(kind) if isinstance(kind, str) else kind
+    width = (compacted or min(max(-(-dimension // 4 // 32) * 32, 64), dimension)) if kind.compact else dimension
+    count = min(_CANDIDATES.get(kind.name, 200) if candidates is None else candidates, rows)
+    certify = 2 * _QUERIES * rows * dimension / (_HALF * calibration.float_flops)
+    compacting = _compacting(rows, dimension, width) / (_HALF * calibration.float_flops) if kind.compact else 0.0
+    last = _OVERHEAD + count * calibration.gather_s * dimension / 512
+    whole = 4.0 * rows * dimension
+    if kind.exact:
+        latency = _OVERHEAD + whole / calibration.flat_bytes
+        return Prediction(
+            kind=kind.name, build_s=0.0, certify_s=0.0, memory_bytes=0.0, mapped_bytes=whole, disk_bytes=0.0, latency_s=latency
+        )
+    if kind.factory is None:
+        held, mapped, latency, building = 0.0, float(rows * width), rows * width / calibration.code_bytes, 0.0
+    else:
+        effort, held, latency, building = _faiss_cost(kind, rows, dimension, width, effort, calibration)
+        mapped = 0.0
+    return Prediction(
+        kind=kind.name,
+        build_s=compacting + building + whole / calibration.flat_bytes,
+        certify_s=certify,
+        memory_bytes=held,
+        mapped_bytes=mapped,
+        disk_bytes=held + mapped,
+        latency_s=latency + last,
+        effort=effort,
+        candidates=count,
+    )
+
+
+def _compacting(rows: int, dimension: int, width: int) -> float:
+    """Operations."""
+    return 2.0 * min(rows, _SAMPLE) * dimension**2 + 25.0 * dimension**3 + 2.0 * rows * dimension * width
+
+
+def _faiss_cost(
+    kind: IndexKind, rows: int, dimension: int, width: int, effort: int | None, calibration: Calibration
+) -> tuple[int | None, float, float, float]:
+    """The effort, the bytes held, the seconds a query and the seconds to build of a FAISS first stage."""
+    factory = fill_factory(kind.factory or "", dimension, count_lists(rows))
+    code = code_bytes(factory, width)
+    rate = _HALF * calibration.float_flops
+    rotating = 2.0 * rows * dimension**2 / rate if re.search(r"\b(RR|OPQ|PCA|ITQ)", factory) else 0.0
+    if (links := re.search(r"HNSW(\d+)", factory)) and "IVF" not in factory:
+        effort = 1000 if effort is None else effort
+        held = rows * (code + 8.0 * int(links[1]) + 16)
+        depth = math.log(max(rows, 2)) / math.log(calibration.graph_rows) * (_MISSES if held > _CACHE else 1.0)
+        building = rotating + rows * depth * calibration.insert_s * max(int(links[1]) / GRAPH_LINKS, 0.5) * max(width / 128, 0.5)
+        return effort, held, min(effort, rows) * max(depth, 0.3) * calibration.visit_s * max(width / 128, 0.5), building
+    if named := re.search(r"IVF(\d+)", factory):
+        lists = int(named[1])
+        effort = min(round(4 * math.sqrt(lists)) if effort is None else effort, lists)
+        held = rows * (code + 8) + 4.0 * lists * width
+        training = 16.0 * min(rows, 64 * lists) * lists * width
+        building = rotating + (training + 2.0 * rows * lists * width) / rate
+        return effort, held, (4.0 * lists * width + effort / lists * rows * code) / calibration.list_bytes, building
+    return None, rows * code, rows * code / calibration.list_bytes, rotating + 2.0 * rows * dimension * 256 / rate
+
+
+def code_bytes(factory: str, width: int) -> float:
+    """Return the bytes of a vector of `width` dimensions as a FAISS factory string stores it, without its id or links."""
+    if quantised := re.search(r"PQ(\d+)(?:x(\d+))?", factory):
+        return int(quantised[1]) * int(quantised[2] or 8) / 8
+    if "RaBitQ" in factory:
+        return width / 8 + 14
+    bits = {"SQ4": 0.5, "SQ6": 0.75, "SQ8": 1, "SQfp16": 2, "SQbf16": 2}
+    return width * next((size for name, size in bits.items() if name in factory), 4)
+
+
+def is_small(rows: int, dimension: int) -> bool:
+    """Whether so few vectors are searched and indexed in no time: not worth a calibration."""
+    return 4.0 * rows * dimension <= _SMALL
+
+
+def choose_kind(
+    rows: int,
+    dimension: int,
+    calibration: Calibration,
+    recall: float,
+    memory: float | None = None,
+    latency: float | None = None,
+    build_limit: float = BUILD_LIMIT,
+) -> Choice:
+    """Choose a kind: exact search while it is fast enough, else the fastest that fits.
+
+    Args:
+        rows: N, of the largest index.
+        dimension: D.
+        calibration: Of this machine.
+        recall: What the index shall certify: above `HIGHEST_CERTIFIABLE` only exact search is sure to have it.
+        memory: Bytes that a searching process may need, mapped files that every query reads included; the machine's by default.
+        latency: Seconds that a query may take; 5 ms where exact search is concerned, and as little as possible, when not given.
+        build_limit: Seconds; what is predicted to build for longer is taken only where nothing else is fast enough for `latency`.
+
+    Raises:
+        MedretError: If no kind fits the memory.
+    """
+    every = tuple(predict(kind, rows, dimension, calibration) for kind in KINDS.values())
+    flat = every[0]
+    room = calibration.memory if memory is None else memory
+    fitting = [one for one in every if one.needed_bytes <= room]
+    wanted = FLAT_FAST_ENOUGH if latency is None else latency
+
+    def choose(kind: Prediction, reason: str) -> Choice:
+        return Choice(kind=kind.kind, predictions=every, reason=f"{kind.kind}: {reason}")
+
+    if not fitting:
+        least = min(every, key=lambda one: one.needed_bytes)
+        raise MedretError(
+            f"no kind of index over {rows:,} x {dimension} vectors fits into {_gigabytes(room)}: the smallest, {least.kind}, needs "
+            f"{_gigabytes(least.needed_bytes)}. Allow it more (--memory), or build in parts"
+        )
+    if flat in fitting and flat.latency_s <= wanted:
+        return choose(flat, f"exact search takes {_milliseconds(flat)} a query, within {wanted * 1e3:.3g} ms")
+    if recall > HIGHEST_CERTIFIABLE and flat in fitting:
+        return choose(flat, f"recall {recall:g} cannot be shown by 1,000 queries, and exact search needs no showing")
+    return choose(*_fastest([one for one in fitting if one is not flat] or fitting, latency, build_limit))
+
+
+def _fastest(fitting: Sequence[Prediction], latency: float | None, build_limit: float) -> tuple[Prediction, str]:
+    quick = [one for one in fitting if one.build_s <= build_limit]
+    best = min(quick, key=lambda one: one.latency_s, default=None)
+    soon = f"built within {build_limit:.0f} s"
+    if best and (latency is None or best.latency_s <= latency):
+        return best, f"the fastest that fits and is {soon}: {_milliseconds(best)} a query predicted"
+    least = min(fitting, key=lambda one: one.build_s)
+    if latency is None:
+        return least, f"the quickest to build ({least.build_s:.0f} s predicted): nothing that fits is {soon}"
+    within = f"within {latency * 1e3:.3g} ms"
+    if enough := [one for one in fitting if one.latency_s <= latency]:
+        other = min(enough, key=lambda one: one.build_s)
+        return other, f"the quickest to build ({other.build_s:.0f} s predicted) of those that answer {within}"
+    patient = [one for one in fitting if one.build_s <= HOUR] or [least]
+    other = min(patient, key=lambda one: one.latency_s)
+    return other, f"the fastest that fits and is built within an hour: {_milliseconds(other)} a query predicted, none answers {within}"
+
+
+def check_patience(prediction: Prediction, yes: bool) -> None:
+    """Refuse what would take over an hour, unless the user said yes.
+
+    Raises:
+        MedretError: Naming the prediction and the flag.
+    """
+    total = prediction.build_s + prediction.certify_s
+    if total > HOUR and not yes:
+        raise MedretError(
+            f"a {prediction.kind} index is predicted to take {total / HOUR:.1f} hours on this machine ({prediction.build_s / 60:,.0f} "
+            f"min to build, {prediction.certify_s / 60:,.0f} min to certify). Add --yes to build it, or choose another --kind"
+        )
+
+
+def prediction_table(counts: Iterable[int], dimension: int, calibration: Calibration) -> str:
+    """Return a Markdown table of what every kind is predicted to cost for so many vectors."""
+    lines = ["| vectors | kind | build s | certify s | memory GB | read by every query GB | disk GB | ms a query |", "|" + "---|" * 8]
+    for rows in counts:
+        for kind in KINDS.values():
+            one = predict(kind, rows, dimension, calibration)
+            sizes = " | ".join(f"{size / 1e9:.2f}" for size in (one.memory_bytes, one.mapped_bytes, one.disk_bytes))
+            lines.append(f"| {rows:,} | {one.kind} | {one.build_s:,.1f} | {one.certify_s:,.1f} | {sizes} | {one.latency_s * 1e3:,.2f} |")
+    return "\n".join(lines)
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2g} GB" if size < 1e11 else f"{size / 1e9:.0f} GB"
+
+
+def _milliseconds(prediction: Prediction) -> str:
+    return f"{prediction.latency_s * 1e3:.2g} ms" if prediction.latency_s < 0.1 else f"{prediction.latency_s * 1e3:.0f} ms"
