@@ -17,6 +17,7 @@ _GATHERED = 3
 _LISTED = 3
 _VISITED = 8
 _NEIGHBOURS = 64  # of a vertex of HNSW32 on its lowest level
+_CHECKED = 4  # times the candidates, or the effort, that must not change a filtered answer
 _GRAPH_KEEPS = 0.9  # allowed share down to which a graph search keeps its recall: FAISS HNSW falls to 0.34 at 1 %
 
 
@@ -32,6 +33,9 @@ class SearchPlan:
         allowed_rows: Rows that may be found.
         rows: Rows of the index, removed ones included.
         reason: One clause for people.
+        checked: Whether each query's answer must be confirmed, or is searched exactly instead: its best rows must all lie in
+            the first quarter of what the first stage proposed, in the order of that stage.
+        confirmed_by: Where `checked`, a smaller effort that must find the same rows; None where the stage looks at all rows.
     """
 
     how: Literal["exact", "approximate"]
@@ -41,6 +45,8 @@ class SearchPlan:
     allowed_rows: int
     rows: int
     reason: str
+    checked: bool = False
+    confirmed_by: int | None = None
 
 
 def plan_search(
@@ -52,12 +58,15 @@ def plan_search(
     allowed_rows: int | None,
     certificates: "Sequence[Certificate]",
     lists: int | None = None,
+    live_rows: int | None = None,
 ) -> SearchPlan:
     """Choose how to search.
 
-    A search is approximate only with settings that a met certificate names for this kind of query and this many hits. Under a
-    filter, an inverted index looks into 1 / share**2 times as many lists, because what is allowed may lie where the query is
-    not; and whatever reads fewer bytes than the first stage, or keeps no recall under a filter, is searched exactly.
+    A search is approximate only with settings that a met certificate names for this kind of query and this many hits. What a
+    filter leaves may lie just where the query is not ("no effusion", asked by a film with one): there, scores are so close
+    together that no setting measured without a filter tells what is found. So a filtered search takes four times the candidates
+    and more lists, each answer is checked, and one that is not confirmed is searched exactly. Whatever reads fewer bytes than
+    the first stage, or keeps no recall under a filter, is searched exactly at once.
 
     Args:
         kind: The kind of the index.
@@ -65,41 +74,43 @@ def plan_search(
         dimension: Of the stored vectors.
         k: Hits wanted, from 1.
         asker: "image" or "text": what the query is.
-        allowed_rows: Rows that may be found; None for all.
+        allowed_rows: Rows that may be found; None for all that are not removed.
         certificates: What was measured when the index was built.
         lists: Inverted lists of the first stage; None where it has none.
+        live_rows: Rows that are not removed; None for all.
 
     Raises:
         ValueError: If k is not positive, or more rows are allowed than there are.
     """
-    allowed_rows = rows if allowed_rows is None else allowed_rows
-    if k < 1 or not 0 <= allowed_rows <= rows:
-        raise ValueError(f"k is {k} and {allowed_rows} of {rows} rows are allowed, expected k above 0 and at most all rows")
+    live_rows = rows if live_rows is None else live_rows
+    allowed_rows = live_rows if allowed_rows is None else allowed_rows
+    if k < 1 or not 0 <= allowed_rows <= live_rows <= rows:
+        raise ValueError(f"k is {k} and {allowed_rows} of {live_rows} of {rows} rows are allowed, expected k above 0 and at most all rows")
     exact = partial(exact_plan, kind.name, rows, allowed_rows)
     if kind.exact:
         return exact()
     certificate = _certificate(certificates, k, asker)
     if isinstance(certificate, str):
         return exact(certificate)
-    share = allowed_rows / rows if rows else 0.0
+    share, filtered = allowed_rows / max(rows, 1), allowed_rows < live_rows
     if share < 1 and not _filters(kind, share):
-        return exact(f"{kind.name} loses recall under a filter")
-    effort = certificate.effort
-    if kind.effort == "nprobe" and effort is not None and share > 0:
-        effort = ceil(effort / share**2)
-        effort = effort if lists is None else max(min(effort, lists), certificate.effort or 0)
+        return exact(f"{kind.name} loses recall where rows are left out")
+    candidates = certificate.candidates * (_CHECKED if filtered else 1)
+    effort, confirmed_by = _efforts(kind, certificate.effort, share, filtered, lists)
     streamed = allowed_rows * dimension * 4 * (_GATHERED if share < 1 else 1)
-    if streamed <= _stage_bytes(kind, rows, dimension, certificate.candidates, effort, lists):
+    if streamed <= _stage_bytes(kind, rows, dimension, candidates, (effort, confirmed_by), lists):
         return exact()
     within = f", within {_counted(rows, allowed_rows)}" if share < 1 else ""
     return SearchPlan(
         how="approximate",
         kind=kind.name,
-        candidates=certificate.candidates,
+        candidates=candidates,
         effort=effort,
         allowed_rows=allowed_rows,
         rows=rows,
         reason=f"approximate: {kind.name}, certified recall@{certificate.k} {certificate.recall:.3f} for {asker}{within}",
+        checked=filtered,
+        confirmed_by=confirmed_by,
     )
 
 
@@ -135,13 +146,28 @@ def _filters(kind: "IndexKind", share: float) -> bool:
     return kind.name == "scan" or kind.effort == "nprobe"
 
 
-def _stage_bytes(kind: "IndexKind", rows: int, dimension: int, candidates: int, effort: int | None, lists: int | None) -> float:
+def _efforts(kind: "IndexKind", effort: int | None, share: float, filtered: bool, lists: int | None) -> tuple[int | None, int | None]:
+    """The effort of a search, and the smaller one that confirms it."""
+    if effort is None or share in (0, 1):
+        return effort, None
+    if kind.effort != "nprobe":
+        return (effort * _CHECKED, effort) if filtered else (effort, None)
+    wider = ceil(effort * max(_CHECKED / share if filtered else 1, 1 / share**2))
+    if lists is not None and wider >= lists:
+        return lists, None
+    return wider, ceil(wider / _CHECKED) if filtered else None
+
+
+def _stage_bytes(
+    kind: "IndexKind", rows: int, dimension: int, candidates: int, efforts: tuple[int | None, int | None], lists: int | None
+) -> float:
     """Weighed bytes that the first stage and the ranking of its candidates read for one query."""
     ranking = candidates * dimension * 4 * _GATHERED
     code = _code_bytes(kind, dimension)
-    if kind.effort == "nprobe" and effort is not None and lists:
-        return ranking + lists * dimension * 4 + rows * min(effort / lists, 1) * code * _LISTED
-    if kind.effort == "efSearch" and effort is not None:
+    effort = sum(one for one in efforts if one is not None)
+    if kind.effort == "nprobe" and effort and lists:
+        return ranking + lists * dimension * 4 + rows * effort / lists * code * _LISTED
+    if kind.effort == "efSearch" and effort:
         return ranking + min(effort * _NEIGHBOURS, rows) * code * _VISITED
     return ranking + rows * code
 

@@ -45,7 +45,7 @@ class FirstStage(Protocol):
             allowed: (rows,) bool, the rows that may be proposed; None for all.
 
         Returns:
-            Q arrays of int64 rows, in any order, each row at most once; fewer than `count` where it finds fewer.
+            Q arrays of int64 rows, best first by the stage's own scores, each row at most once; fewer than `count` where it finds fewer.
         """
         ...
 

@@ -1,6 +1,7 @@
 """Search over one kind of vector of one modality: planned, proposed by a first stage, ranked by the vectors in the shards."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -43,10 +44,9 @@ class VectorIndex:
 
     def plan(self, k: int, *, asker: str, allowed_rows: int | None = None, queries: int = 1) -> SearchPlan:
         """Return how a search would run, see index.planner."""
-        if allowed_rows is None and self._live is not None:
-            allowed_rows = int(self._live.sum())
         lists = None if self.stage is None else self.stage.lists
-        return plan_search(self.kind, self.rows, self.dimension, k, asker, allowed_rows, self.certificates, lists)
+        live_rows = None if self._live is None else int(np.count_nonzero(self._live))
+        return plan_search(self.kind, self.rows, self.dimension, k, asker, allowed_rows, self.certificates, lists, live_rows)
 
     def search(
         self,
@@ -102,8 +102,20 @@ class VectorIndex:
         allowed_rows: int,
         excluded: Sequence[Rows] | None,
     ) -> list[Found]:
-        assert self.stage is not None
         left_out = [] if excluded is None else [np.unique(np.asarray(rows, np.int64)) for rows in excluded]
+        found, unconfirmed = self._approximate(queries, k, plan, allowed, left_out)
+        places = sorted({*unconfirmed, *self._short(found, k, allowed, allowed_rows, left_out)})
+        if places:
+            own = None if excluded is None else [left_out[place] for place in places]
+            for place, answer in zip(places, self.exact.search(queries[places], k, allowed=allowed, excluded=own), strict=True):
+                found[place] = answer
+        return found
+
+    def _approximate(
+        self, queries: npt.NDArray[np.float32], k: int, plan: SearchPlan, allowed: Mask | None, left_out: Sequence[Rows]
+    ) -> tuple[list[Found], list[int]]:
+        """Return the best of the candidates of each query, and the queries whose answer is not confirmed, where it has to be."""
+        assert self.stage is not None
         usual = max((len(rows) for rows in left_out if len(rows) <= _MOST_EXCLUDED), default=0)
         proposed = self.stage.candidates(queries, max(plan.candidates, k) + usual, plan.effort, allowed)
         owners = np.repeat(np.arange(len(queries)), [len(rows) for rows in proposed])
@@ -112,10 +124,18 @@ class VectorIndex:
             kept = ~np.isin(owners * self.rows + rows, np.concatenate([own + place * self.rows for place, own in enumerate(left_out)]))
             owners, rows = owners[kept], rows[kept]
         found = self._rank(queries, k, owners, rows)
-        for place in self._short(found, k, allowed, allowed_rows, left_out):
-            own = None if excluded is None else [left_out[place]]
-            found[place] = self.exact.search(queries[[place]], k, allowed=allowed, excluded=own)[0]
-        return found
+        if not plan.checked:
+            return found, []
+        unconfirmed = set()
+        for place, ((best, _), own) in enumerate(zip(found, proposed, strict=True)):
+            first = max(plan.candidates // 4, k) + (len(left_out[place]) if left_out else 0)
+            if len(own) < plan.allowed_rows and not np.isin(best, own[:first]).all():
+                unconfirmed.add(place)
+        if plan.confirmed_by is not None:
+            again, _ = self._approximate(queries, k, replace(plan, effort=plan.confirmed_by, checked=False), allowed, left_out)
+            pairs = zip(found, again, strict=True)
+            unconfirmed |= {place for place, ((best, _), (other, _)) in enumerate(pairs) if not np.array_equal(best, other)}
+        return found, sorted(unconfirmed)
 
     def _short(self, found: list[Found], k: int, allowed: Mask | None, allowed_rows: int, left_out: Sequence[Rows]) -> list[int]:
         """Return the queries that found fewer rows than there are to find, or leave out too many for the candidates to suffice."""

@@ -73,12 +73,28 @@ def test_the_settings_are_those_of_the_asker():
     assert (made.effort, made.reason) == (16, "approximate: ivf-scan, certified recall@10 0.994 for image")
 
 
-@pytest.mark.parametrize(("share", "effort"), [(1.0, 64), (0.9, 80), (0.5, 256), (0.3, 712), (0.25, LISTS), (0.1, LISTS)])
-def test_under_a_filter_more_lists_are_looked_into_by_the_square_of_what_is_left_out(share, effort):
+@pytest.mark.parametrize(
+    ("share", "effort", "confirmed_by"),
+    [(1.0, 64, None), (0.8, 320, 80), (0.5, 512, 128), (0.3, 854, 214), (0.25, LISTS, None), (0.1, LISTS, None)],
+)
+def test_under_a_filter_more_lists_are_looked_into_and_fewer_must_find_the_same(share, effort, confirmed_by):
     made = plan("ivf-scan", BOTH, allowed=round(ROWS * share))
 
-    assert (made.how, made.effort) == ("approximate", effort)
-    assert ("within" in made.reason) == (share < 1)
+    assert (made.how, made.effort, made.confirmed_by) == ("approximate", effort, confirmed_by)
+    assert made.candidates == (30 if share == 1 else 120)
+    assert made.checked == ("within" in made.reason) == (share < 1)
+
+
+@pytest.mark.parametrize(("kind", "effort"), [("ivf-scan", math.ceil(64 / 0.95**2)), ("hnsw", 64)])
+def test_removed_rows_alone_need_no_check(kind, effort):
+    live = round(ROWS * 0.95)
+    lists = LISTS if kind == "ivf-scan" else None
+
+    made = plan_search(find_kind(kind), ROWS, DIMENSION, 10, "text", None, BOTH, lists, live)
+
+    assert (made.how, made.candidates, made.effort, made.checked, made.confirmed_by) == ("approximate", 30, effort, False, None)
+    assert made.allowed_rows == live
+    assert plan_search(find_kind(kind), ROWS, DIMENSION, 10, "text", live - 1, BOTH, lists, live).checked
 
 
 @pytest.mark.parametrize("kind", ["scan", "ivf-scan", "ivf-flat", "ivf-rabitq", "hnsw"])
@@ -90,10 +106,12 @@ def test_few_allowed_rows_are_searched_exactly(kind, allowed):
     assert f"the {allowed:,} allowed rows" in made.reason
 
 
-def test_a_scan_keeps_its_settings_under_a_filter_that_leaves_many_rows():
+def test_a_scan_under_a_filter_that_leaves_many_rows_takes_more_candidates():
     made = plan("scan", (certificate(effort=None, candidates=50),), allowed=ROWS // 2)
 
-    assert (made.how, made.candidates, made.effort) == ("approximate", 50, None)
+    assert (made.how, made.candidates, made.effort) == ("approximate", 200, None)
+    assert made.checked
+    assert made.confirmed_by is None
     assert made.reason == "approximate: scan, certified recall@10 0.994 for text, within the 300,500 allowed rows"
 
 
@@ -107,7 +125,7 @@ def test_a_factory_that_may_not_know_filters_is_searched_exactly_under_one():
     certificates = (certificate(effort=None),)
 
     assert plan(kind, certificates).how == "approximate"
-    assert plan(kind, certificates, allowed=ROWS - 1).reason.endswith("LSH loses recall under a filter")
+    assert plan(kind, certificates, allowed=ROWS - 1).reason.endswith("LSH loses recall where rows are left out")
 
 
 def test_a_small_index_is_searched_exactly_where_its_lists_cost_more():
@@ -118,7 +136,7 @@ def test_a_small_index_is_searched_exactly_where_its_lists_cost_more():
 def test_where_the_number_of_lists_is_not_known_the_effort_is_not_capped():
     made = plan_search(find_kind("ivf-scan"), ROWS, DIMENSION, 10, "text", ROWS // 2, BOTH)
 
-    assert made.effort == math.ceil(64 / 0.5**2)
+    assert made.effort == math.ceil(64 * 4 / 0.5)
 
 
 def test_an_exact_plan_of_any_kind_says_why():
