@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # torch loads only where weights are touched: find_checkpoint
     from torch import Tensor
 
     from encoders.dual import DualEncoder, EncoderConfig
+    from encoders.preprocess import Preprocessing
     from encoders.prompt import ContextPrompts
     from encoders.tokens import Tokenizer
 
@@ -169,6 +170,17 @@ def read_fingerprint(folder: Path) -> str:
         MedretError: If the folder holds no checkpoint of this version.
     """
     return str(_read_config(folder)["fingerprint"])
+
+
+def read_preprocessing(folder: Path) -> "Preprocessing":
+    """How a checkpoint's films become squares; its weights are not read.
+
+    Raises:
+        MedretError: If the folder holds no checkpoint of this version.
+    """
+    from encoders.preprocess import Preprocessing
+
+    return Preprocessing.from_dict(_read_config(folder)["config"]["preprocessing"])
 
 
 def read_notes(folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ _INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is what Arm call
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 by instructions of its own, not by emulation."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu" or platform.system() != "Linux":
         return False
     try:

@@ -22,7 +22,7 @@ class EncodeOptions:
     vectors: tuple[str, ...] = ("joint",)  # of "joint" (projected) and "features" (the encoder's output before that)
     text_units: tuple[str, ...] = ("report",)  # of "report" and "sentence"
     dtype: str = "float32"  # or "float16", of the stored vectors
-    shard_bytes: int = 16 << 20  # of the vectors in a shard, about; a kill costs two shards at most
+    shard_bytes: int = 4_000_000  # of the vectors in a shard, about: 2,000 rows of 512; a kill costs two shards at most
     shard_rows: int | None = None  # records a shard, whatever their size
     batch_size: int = 32  # may differ between a run and its resumption
     splits: tuple[str, ...] | None = None  # None for all

@@ -19,6 +19,7 @@ from encoders.errors import MedretError
 from encoders.precision import computing
 from index.cache import cached_squares
 from index.corpora.record import Record
+from index.corpus_cache import RowFilms
 from index.encode_options import EncodeOptions
 from index.manifest import SHARDS_MANIFEST
 from index.resume import Commit, planning, read_commit, write_commit
@@ -206,7 +207,7 @@ class EncodeRun:
             return decode_squares(films, preprocessing, preprocessing.size, self.options.workers)
         return cached_squares(
             films,
-            _Films(part),
+            RowFilms(part),
             preprocessing,
             self.options.cache,
             self.options.cache_size,
@@ -219,16 +220,6 @@ class EncodeRun:
 
     def _writer(self, modality: str) -> ShardWriter:
         return ShardWriter(self.out, modality, self.dimensions(modality), self.findings, self.options.dtype)
-
-
-class _Films:
-    """The records of image rows, to be gone through several times."""
-
-    def __init__(self, part: RowPart) -> None:
-        self._part = part
-
-    def __iter__(self) -> Iterator[Record]:
-        return (row.record for row in self._part)
 
 
 def dimensions(encoder: DualEncoder, modality: str, options: EncodeOptions) -> dict[str, int]:

@@ -7,7 +7,9 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass, fields
+from functools import partial, wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,7 +21,7 @@ from retrieval.terminal import progress_bar
 
 if TYPE_CHECKING:
     from index.corpora.readers import Corpus
-    from index.encode import EncodeOptions
+    from index.encode import EncodeOptions, EncodeSummary
     from retrieval.engine import Answer, SearchEngine
     from retrieval.filters import Condition
     from retrieval.results import EvaluationResult
@@ -74,10 +76,93 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Images or texts in a forwar
 DefaultEncoder = Annotated[
     Path | None, typer.Option("--encoder", help="A checkpoint or training run; MEDRET_ENCODER's, else medret's own, when not given.")
 ]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode images; one a core when not given.")]
 INDEX = Path("medret-index")
 ENCODER = "MEDRET_ENCODER"  # in the environment: the checkpoint or run that stands for the default encoder
 DEBUG = "MEDRET_DEBUG"  # set in the environment, it lets tracebacks through
 _FLAGS = {"directions": "direction", "ks": "k", "splits": "split", "views": "view"}  # parameter to flag, where they differ
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusFlags:
+    """The options of every command that opens one corpus."""
+
+    format: CorpusFormat = None
+    reports: Reports = None
+    column: Columns = None
+    labels: Labels = None
+
+    def corpus(self, path: Path) -> "Corpus":
+        """Open the corpus, and say what it was taken for."""
+        return _open_corpus(path, self.format, self.reports, self.column, self.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeFlags(CorpusFlags):
+    """The options of every command that encodes a corpus."""
+
+    encoder: DefaultEncoder = None
+    vectors: Vectors = "joint"
+    text_unit: Units = "report"
+    split: Splits = None
+    pseudonymise: KeyFile = None
+    dtype: Annotated[str, typer.Option(help="float32, or float16 for half the space.")] = "float32"
+    batch_size: BatchSize = 32
+    shard_size: Annotated[str, typer.Option(help="Of the vectors in a shard, about; a kill costs two shards at most.")] = "4MB"
+    compute: Annotated[
+        str, typer.Option(help="float32, bfloat16, or auto: bfloat16 where the device has it and it leaves the vectors alone.")
+    ] = "auto"
+    compile: Annotated[bool, typer.Option("--compile", help="By torch.compile: a minute to begin, then faster.")] = False
+    cache: Annotated[Path | None, typer.Option(help="Folder of decoded images: taken from there, and put there first.")] = None
+    cache_size: Annotated[int, typer.Option(min=1, help="Side of the squares in it, in pixels.")] = 512
+    workers: Workers = None
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Encode images that could not be decoded and now can.")] = False
+    max_failures: Annotated[str | None, typer.Option(help="Stop when more images cannot be decoded: a number, or 2%.")] = None
+    device: Device = None
+
+    def options(self, rank: int | None = 0, size: int | None = 1) -> "EncodeOptions":
+        """Read the options that are texts; a process that is told neither rank nor size asks torchrun."""
+        from index.encode import EncodeOptions
+        from index.pseudonyms import read_key
+        from retrieval.quantities import own_turn, parse_bytes, parse_limit
+
+        key = None if self.pseudonymise is None else read_key(self.pseudonymise)
+        same = ("dtype", "batch_size", "compute", "compile", "cache", "cache_size", "workers", "retry_failed")
+        try:
+            turn = own_turn(rank, size, os.environ)
+            return EncodeOptions(
+                **{name: getattr(self, name) for name in same},
+                vectors=tuple(self.vectors.split(",")),
+                text_units=tuple(self.text_unit.split(",")),
+                splits=tuple(self.split) if self.split else None,
+                pseudonym_key=key,
+                shard_bytes=parse_bytes(self.shard_size),
+                max_failures=None if self.max_failures is None else parse_limit(self.max_failures),
+                rank=turn[0],
+                size=turn[1],
+            )
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+
+def _spread(flags: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the fields of `flags` as options of its own; it takes them as one argument of that name."""
+
+    def spread(command: Callable[..., None]) -> Callable[..., None]:
+        names = [field.name for field in fields(flags)]
+
+        @wraps(command)
+        def run(**given: Any) -> None:
+            command(flags=flags(**{name: given.pop(name) for name in names}), **given)
+
+        own = [parameter for parameter in signature(command).parameters.values() if parameter.name != "flags"]
+        added = [parameter for parameter in signature(flags).parameters.values() if parameter.name in names]
+        parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own + added]
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return spread
 
 
 @app.command()
@@ -173,56 +258,64 @@ def train(
 
 
 @app.command()
+@_spread(EncodeFlags)
 def encode(
     path: CorpusPath,
     out: Annotated[Path, typer.Option(help="Shards folder; run again to go on where a run was stopped.")],
-    encoder: DefaultEncoder = None,
-    vectors: Vectors = "joint",
-    text_unit: Units = "report",
-    split: Splits = None,
-    pseudonymise: KeyFile = None,
-    dtype: Annotated[str, typer.Option(help="float32, or float16 for half the space.")] = "float32",
-    batch_size: BatchSize = 32,
-    device: Device = None,
-    format: CorpusFormat = None,
-    reports: Reports = None,
-    column: Columns = None,
-    labels: Labels = None,
+    flags: EncodeFlags,
+    rank: Annotated[int | None, typer.Option(help="Which of --size processes this one is, from 0; torchrun's when not given.")] = None,
+    size: Annotated[int | None, typer.Option(help="How many processes share the work, each started with its --rank.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Encode the images and reports of a corpus into Arrow shards."""
-    options = _encode_options(vectors, text_unit, split, pseudonymise, dtype, batch_size)
-    print(_encode(_open_corpus(path, format, reports, column, labels), encoder or _default_encoder(), out, options, device))
+    from retrieval.tables import render_encoding
+
+    summary = _encode(flags.corpus(path), flags.encoder or _default_encoder(), out, flags.options(rank, size), flags.device)
+    print(json.dumps(summary.to_dict(), indent=2) if as_json else render_encoding(summary))
+
+
+@app.command()
+@_spread(CorpusFlags)
+def cache(
+    path: CorpusPath,
+    out: Annotated[Path, typer.Option(help="Folder of the cache, for 'medret encode --cache' and 'medret train --cache'.")],
+    flags: CorpusFlags,
+    encoder: DefaultEncoder = None,
+    size: Annotated[int, typer.Option(min=1, help="Side of the squares that films are kept as, in pixels.")] = 512,
+    split: Splits = None,
+    workers: Workers = None,
+) -> None:
+    """Decode the images of a corpus once, for every encoder that fits films into squares as this one does."""
+    from encoders.checkpoint import find_checkpoint, read_preprocessing
+    from index.corpus_cache import cache_corpus
+
+    preprocessing = read_preprocessing(find_checkpoint(encoder or _default_encoder()))
+    with progress_bar("decoding", "image") as progress:
+        held = cache_corpus(flags.corpus(path), preprocessing, out, size, splits=split, workers=workers, progress=progress)
+    print(f"{out}: {len(held.ids):,} images of {size} x {size} pixels")
+    if held.failures:
+        _note(f"{len(held.failures)} images cannot be decoded; the first: {next(iter(held.failures.values()))}")
 
 
 @app.command("build-index")
+@_spread(EncodeFlags)
 def build_index(
     source: Annotated[Path, typer.Argument(help="A corpus, or a shards folder made by 'medret encode'.")],
+    flags: EncodeFlags,
     out: Annotated[Path, typer.Option(envvar="MEDRET_INDEX", help="Index folder.")] = INDEX,
-    encoder: DefaultEncoder = None,
     kind: Annotated[str, typer.Option(help="flat: exact.")] = "flat",
-    vectors: Vectors = "joint",
-    text_unit: Units = "report",
-    split: Splits = None,
-    pseudonymise: KeyFile = None,
-    dtype: Annotated[str, typer.Option(help="float32, or float16 for half the space.")] = "float32",
-    batch_size: BatchSize = 32,
-    device: Device = None,
-    format: CorpusFormat = None,
-    reports: Reports = None,
-    column: Columns = None,
-    labels: Labels = None,
 ) -> None:
     """Build an index from shards, or from a corpus (which is encoded first, into OUT/shards)."""
     from index.folder import build_index as build
     from index.manifest import holds_shards
-    from retrieval.tables import render_index
+    from retrieval.tables import render_encoding, render_index
 
     shards = source
     if not holds_shards(source):
-        options = _encode_options(vectors, text_unit, split, pseudonymise, dtype, batch_size)
         shards = out / "shards"
-        print(_encode(_open_corpus(source, format, reports, column, labels), encoder or _default_encoder(), shards, options, device))
-    print(render_index(out, build(shards, out, encoder or shards / "encoder", kind)))
+        encoder = flags.encoder or _default_encoder()
+        print(render_encoding(_encode(flags.corpus(source), encoder, shards, flags.options(), flags.device)))
+    print(render_index(out, build(shards, out, flags.encoder or shards / "encoder", kind)))
 
 
 @app.command()
@@ -446,33 +539,15 @@ def _default_encoder() -> Path:
     return folder
 
 
-def _encode_options(
-    vectors: str, text_unit: str, split: list[str] | None, pseudonymise: Path | None, dtype: str, batch_size: int
-) -> "EncodeOptions":
-    from index.encode import EncodeOptions
-    from index.pseudonyms import read_key
-
-    key = None if pseudonymise is None else read_key(pseudonymise)
-    try:
-        return EncodeOptions(
-            vectors=tuple(vectors.split(",")),
-            text_units=tuple(text_unit.split(",")),
-            splits=tuple(split) if split else None,
-            pseudonym_key=key,
-            dtype=dtype,
-            batch_size=batch_size,
-        )
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-
-
-def _encode(corpus: "Corpus", encoder: Path, out: Path, options: "EncodeOptions", device: str | None) -> str:
-    """Encode, say on stderr what is to be known of it, and return the line that says what there is now."""
+def _encode(corpus: "Corpus", encoder: Path, out: Path, options: "EncodeOptions", device: str | None) -> "EncodeSummary":
+    """Encode, and say on stderr what is to be known of it."""
     from encoders.checkpoint import find_checkpoint, load_checkpoint
     from index.encode import encode_corpus
-    from retrieval.tables import encoding_notes, encoding_progress, render_encoding
+    from retrieval.tables import encoding_notes, encoding_progress
 
     checkpoint = find_checkpoint(encoder)
+    if device is None and options.size > 1 and "LOCAL_RANK" in os.environ and choose_device() == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     loaded = load_checkpoint(checkpoint, choose_device(device))
     with progress_bar("encoding", "row") as progress:
         summary = encode_corpus(
@@ -480,7 +555,7 @@ def _encode(corpus: "Corpus", encoder: Path, out: Path, options: "EncodeOptions"
         )
     for note in encoding_notes(summary, loaded.config.max_tokens, pseudonymised=options.pseudonym_key is not None):
         _note(note)
-    return render_encoding(summary)
+    return summary
 
 
 @contextmanager
@@ -505,8 +580,6 @@ def _listed_index(lists: Path | None, image_root: Path | None, encoder: Path | N
 
 def _measure(benchmark: Benchmark, lists: Path | None, given: dict[str, Any]) -> "Callable[[SearchEngine], EvaluationResult]":
     """The benchmark with the options that were given; one that it does not have is wrong usage, not ignored."""
-    from inspect import signature
-
     from retrieval.evaluation import BENCHMARKS
 
     measure, directions = BENCHMARKS[benchmark]

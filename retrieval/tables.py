@@ -47,9 +47,14 @@ def render_metrics(row: Mapping[str, float]) -> str:
 
 
 def render_encoding(summary: "EncodeSummary") -> str:
-    """Say in one line what a shards folder holds."""
+    """Say what a shards folder holds and, in a second line, what the run took where it encoded anything."""
     held = (("images", summary.images), ("reports", summary.reports), ("sentences", summary.sentences))
-    return f"{summary.folder}: {', '.join(f'{count:,} {name}' for name, count in held if count)} by encoder {summary.encoder}"
+    line = f"{summary.folder}: {', '.join(f'{count:,} {name}' for name, count in held if count)} by encoder {summary.encoder}"
+    if not summary.rates:
+        return line
+    rates = ", ".join(f"{rate:,.1f} {name}/s" for name, rate in summary.rates.items())
+    compute = f"images in {summary.compute['images']}, texts in {summary.compute['texts']} on {summary.compute['device']}"
+    return f"{line}\n{rates}; {summary.seconds:,.0f} s; {summary.peak_rss / 1e6:,.0f} MB at most; {summary.failures} failures; {compute}"
 
 
 def encoding_progress(modality: str, done: int, total: int, failures: int) -> tuple[int, int, str]:
@@ -60,6 +65,8 @@ def encoding_progress(modality: str, done: int, total: int, failures: int) -> tu
 def encoding_notes(summary: "EncodeSummary", max_tokens: int, *, pseudonymised: bool) -> list[str]:
     """Say, a line each, what a user should know of a shards folder before relying on it, or sharing it."""
     notes = [f"{count} rows of the corpus left out: {reason}" for reason, count in summary.left_out.items()]
+    if not summary.complete:
+        notes.append("other processes have still to make their shards; the last one to finish makes the folder whole")
     if summary.resumed_shards:
         notes.append(f"{summary.resumed_shards} of {summary.shards} shards were there from an earlier run")
     if summary.without_text and (summary.reports or summary.sentences):
