@@ -106,6 +106,10 @@ class ShardTable:
         """Return the ids of these rows, or of all."""
         return self._values("id", rows)
 
+    def values(self, name: str, rows: Rows) -> list[Any]:
+        """Return the values of these rows in a column."""
+        return self._values(name, np.asarray(rows, np.int64))
+
     def column(self, name: str) -> npt.NDArray[Any]:
         """Return a whole column, (rows,): "age" as float32 with NaN, "study_date" as days with NaT, else objects with None."""
         if name in ("age", "study_date"):

@@ -1,0 +1,160 @@
+"""Compaction: an index written anew without the bytes of what was removed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from encoders.atomic import private_folder, whole_folder
+from encoders.checkpoint import copy_checkpoint
+from encoders.errors import MedretError
+from encoders.json_object import write_json
+from index.cache import PRIVATE_CACHE, cache_of, forget
+from index.corpora.csvfile import read_csv
+from index.folder import draft_entries, open_parts, read_removed
+from index.generation import Progress, build_files, certify_entries, write_generation
+from index.manifest import PRIVATE_PATHS, SHARDS_PLAN, IndexManifest, ModalityShards, ShardsManifest, load_index_manifest
+from index.publish import PARTS, next_part, parts, publish, store_part, writing
+from index.removal import KEY_CHECK, key_check
+from index.resume import write_csv
+from index.shard_table import Piece
+from index.shards import Part, Shards, copy_live, open_shards
+
+Live = Mapping[str, npt.NDArray[np.bool_]]  # modality to (rows of a part,) bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactSummary:
+    """What was left out.
+
+    Attributes:
+        removed: Modality to how many records.
+        squares: Decoded images that went from caches.
+        outside: Shards folders outside the index folder that still hold the removed records.
+        unfinished: Shards folders inside of encodings that were not finished; they may hold records of the same patients.
+        manifest: Of the index as it is now.
+    """
+
+    removed: Mapping[str, int]
+    squares: int
+    outside: tuple[Path, ...]
+    unfinished: tuple[Path, ...]
+    manifest: IndexManifest
+
+
+def compact_index(folder: Path, progress: Progress | None = None) -> CompactSummary:
+    """Write an index anew without what was removed from it, and delete all files that held it.
+
+    Shards folders without removed records stay as they are; of others a copy without them is written inside the index folder,
+    as are the first stages of all. Folders outside the index folder are left alone. A reader that has the index open may have
+    to open it again.
+
+    Raises:
+        MedretError: If every record was removed, a shard is damaged, the disk is full, or another process is writing.
+    """
+    with writing(folder):
+        manifest = load_index_manifest(folder)
+        old = open_parts(folder, manifest, verify=True)
+        removed = read_removed(folder, manifest)
+        kept = [(part, live) for part, live in zip(old.parts, _live_of_parts(old, removed), strict=True)]
+        if not any(live.any() for _, lives in kept for live in lives.values()):
+            raise MedretError(f"{folder}: every record was removed. Remove the folder itself")
+        squares = sum(_forget(old, part, lives) for part, lives in kept)
+        renewed = [_renew(folder, part, lives) for part, lives in kept]
+        new = Shards([part for part in renewed if part is not None])
+        replaced = [part for part, after in zip(old.parts, renewed, strict=True) if after is not part]
+        inside = [part.folder.resolve().relative_to(folder.resolve()) for part in replaced if _is_inside(folder, part)]
+        kinds = {(entry.modality, entry.vector): entry.kind for entry in manifest.indexes}
+        number = manifest.generation + 1
+        draft = replace(
+            manifest,
+            generation=number,
+            parts=tuple(store_part(folder, part) for part in new.parts),
+            indexes=draft_entries(new, manifest.indexes[0].kind, kinds),
+            obsolete=tuple(str(place) for place in inside),
+        )
+        made = write_generation(folder, draft, {}, partial(build_files, new, number), progress)
+        made = certify_entries(folder, made, new, folder / made.encoder_folder, progress)
+        publish(folder, made, forget=True)
+        named = {Path(part.folder).name for part in made.parts if part.folder.startswith(f"{PARTS}/")}
+    return CompactSummary(
+        removed={modality: len(rows) for modality, rows in removed.items()},
+        squares=squares,
+        outside=tuple(part.folder for part in replaced if not _is_inside(folder, part)),
+        unfinished=tuple(place for place in parts(folder) if place.name not in named and (place / SHARDS_PLAN).is_file()),
+        manifest=replace(made, obsolete=()),
+    )
+
+
+def _live_of_parts(shards: Shards, removed: Mapping[str, npt.NDArray[np.int64]]) -> list[dict[str, npt.NDArray[np.bool_]]]:
+    """Return which rows of each part are not removed."""
+    lives: list[dict[str, npt.NDArray[np.bool_]]] = [{} for _ in shards.parts]
+    for modality in shards.modalities:
+        live = np.ones(shards.table(modality).rows, np.bool_)
+        live[removed.get(modality, np.empty(0, np.int64))] = False
+        start = 0
+        for part, own in zip(shards.parts, lives, strict=True):
+            if (entry := part.manifest.modalities.get(modality)) is not None:
+                own[modality] = live[start : start + entry.rows]
+                start += entry.rows
+    return lives
+
+
+def _forget(shards: Shards, part: Part, lives: Live) -> int:
+    """Remove the images that go from the cache they came from, before the ids are forgotten; return how many."""
+    cache = cache_of(part.folder, part.manifest.corpus)
+    if cache is None or "images" not in lives or lives["images"].all():
+        return 0
+    ids = Shards([part]).table("images").ids(np.flatnonzero(~lives["images"]))
+    return forget(cache, set(ids) - set(_live_ids(shards)))
+
+
+def _live_ids(shards: Shards) -> list[str]:
+    table = shards.table("images")
+    return table.ids(table.live_rows)
+
+
+def _renew(folder: Path, part: Part, lives: Live) -> Part | None:
+    """Return the part itself where nothing of it was removed, else a copy of what is left, or None where nothing is."""
+    if all(live.all() for live in lives.values()):
+        return part
+    if not any(live.any() for live in lives.values()):
+        return None
+    place = next_part(folder)
+    with whole_folder(place) as beside:
+        _copy_part(part, lives, beside)
+    (renewed,) = open_shards(place).parts
+    return renewed
+
+
+def _copy_part(part: Part, lives: Live, target: Path) -> None:
+    """Write a shards folder with the live rows only, and of the files beside it what says nothing of others.
+
+    The plan, the commits and the table of failures do not come along: they name records, and of an image that failed it is
+    not known whose it is.
+    """
+    modalities = {}
+    for modality, entry in part.manifest.modalities.items():
+        shards = copy_live(Piece(part.folder, entry), lives[modality], target, modality)
+        if shards:
+            modalities[modality] = ModalityShards(dimensions=entry.dimensions, shards=shards)
+    check = key_check(part)
+    corpus = dict(part.manifest.corpus) | ({} if check is None else {KEY_CHECK: check})
+    renewed: ShardsManifest = replace(part.manifest, modalities=modalities, corpus=corpus)
+    renewed.save(target)
+    if (part.folder / "encoder").is_dir():
+        copy_checkpoint(part.folder / "encoder", target / "encoder")
+    if (part.folder / PRIVATE_PATHS).is_file():
+        private_folder((target / PRIVATE_PATHS).parent)
+        ids = set(Shards([part]).table("images").ids(np.flatnonzero(lives["images"])))
+        paths = [(row["id"], row["path"]) for row in read_csv(part.folder / PRIVATE_PATHS, ("id", "path")) if row["id"] in ids]
+        write_csv(target / PRIVATE_PATHS, ("id", "path"), paths)
+        if (cache := cache_of(part.folder, part.manifest.corpus)) is not None:
+            write_json(target / PRIVATE_CACHE, {"cache": str(cache)})
+
+
+def _is_inside(folder: Path, part: Part) -> bool:
+    return part.folder.resolve().is_relative_to(folder.resolve())

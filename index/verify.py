@@ -1,0 +1,125 @@
+"""Every checksum of an index or of a shards folder, compared; faults are listed, not raised."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from encoders.checkpoint import load_checkpoint, read_fingerprint
+from encoders.errors import MedretError
+from index.folder import open_parts, read_removed
+from index.generation import load_entry
+from index.manifest import SHARDS_MANIFEST, ModalityShards, check_files, load_index_manifest, load_shards_manifest
+from index.publish import check_stored
+from index.shards import Shards, check_vectors, open_shards
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class Verified:
+    """What was compared, and what is wrong.
+
+    Attributes:
+        folder: The index or shards folder.
+        files: How many files were read whole.
+        bytes: How many bytes they hold.
+        records: Modality to how many can be found.
+        faults: One line each.
+    """
+
+    folder: Path
+    files: int = 0
+    bytes: int = 0
+    records: dict[str, int] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def check(self) -> Iterator[None]:
+        """Note a fault, and go on."""
+        try:
+            yield
+        except MedretError as error:
+            if (fault := " ".join(str(error).split())) not in self.faults:
+                self.faults.append(fault)
+
+    def count(self, path: Path) -> None:
+        """Note that a file was read whole."""
+        self.files += 1
+        self.bytes += path.stat().st_size
+
+
+def verify_shards(folder: Path) -> Verified:
+    """Compare every shard of a folder with its checksum, and look at every vector and id."""
+    verified = Verified(folder)
+    with verified.check():
+        _check_shards(verified, folder)
+        with verified.check():
+            _check_records(verified, open_shards(folder))
+    return verified
+
+
+def verify_index(folder: Path) -> Verified:
+    """Compare every file of an index with its checksum, its shards and its encoder included; look at every vector and id."""
+    verified = Verified(folder)
+    with verified.check():
+        manifest = load_index_manifest(folder)
+        encoder = folder / manifest.encoder_folder
+        with verified.check():
+            _check_encoder(verified, encoder, manifest.encoder)
+        for part in manifest.parts:
+            with verified.check():
+                _check_shards(verified, folder / part.folder)
+        for stored in manifest.files:
+            with verified.check():
+                check_stored(folder, stored, whole=True)
+                verified.count(folder / stored.file)
+        with verified.check():
+            read_removed(folder, manifest)
+            shards = open_parts(folder, manifest)
+            _check_records(verified, shards)
+            for entry in manifest.indexes:
+                with verified.check():
+                    if shards.table(entry.modality).rows != entry.rows:
+                        raise MedretError(
+                            f"{folder}: its index of {entry.modality} has {entry.rows} rows, the shards {shards.table(entry.modality).rows}"
+                        )
+                    load_entry(folder, entry, shards)
+    return verified
+
+
+def _check_encoder(verified: Verified, encoder: Path, mark: str) -> None:
+    load_checkpoint(encoder)  # compares the weights with the fingerprint that is stated
+    if read_fingerprint(encoder) != mark:
+        raise MedretError(f"{encoder}: is encoder {read_fingerprint(encoder)}, expected {mark}. Put the index's own encoder back")
+    for file in encoder.iterdir():
+        verified.count(file)
+
+
+def _check_shards(verified: Verified, folder: Path) -> None:
+    manifest = load_shards_manifest(folder)
+    verified.count(folder / SHARDS_MANIFEST)
+    for entry in manifest.modalities.values():
+        for shard in entry.shards:
+            with verified.check():
+                check_files(folder, ModalityShards(dimensions=entry.dimensions, shards=(shard,)), verify=True)
+                verified.count(folder / shard.file)
+
+
+def _check_records(verified: Verified, shards: Shards) -> None:
+    for modality in shards.modalities:
+        with verified.check():
+            table = shards.table(modality)
+            ids = table.ids(table.live_rows)
+            verified.records[modality] = len(ids)
+            check_vectors(table)
+            _check_unique(shards.folder, modality, ids)
+
+
+def _check_unique(folder: Path, modality: str, ids: list[str]) -> None:
+    seen: set[Any] = set()
+    for id in ids:
+        if id in seen:
+            raise MedretError(f"{folder}: two {modality} have the id {id}. Remove one: medret remove --id {id}, then add it again")
+        seen.add(id)
