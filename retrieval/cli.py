@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial, wraps
@@ -141,6 +141,34 @@ class EncodeFlags(CorpusFlags):
                 rank=turn[0],
                 size=turn[1],
             )
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddFlags(CorpusFlags):
+    """The options of encoding that may differ from those of the records that an index holds."""
+
+    encoder: Annotated[Path | None, typer.Option(help="Use this copy of the index's encoder; another encoder is refused.")] = None
+    split: Splits = None
+    pseudonymise: Annotated[Path | None, typer.Option(help="The key file that the index was pseudonymised with.")] = None
+    batch_size: BatchSize = 32
+    cache: Annotated[Path | None, typer.Option(help="Folder of decoded images; the index's own when not given.")] = None
+    workers: Workers = None
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Encode images that could not be decoded and now can.")] = False
+    max_failures: Annotated[str | None, typer.Option(help="Stop when more images cannot be decoded: a number, or 2%.")] = None
+    device: Device = None
+
+    def options(self) -> dict[str, Any]:
+        """Return what is asked, by the names of EncodeOptions."""
+        from index.pseudonyms import read_key
+        from retrieval.quantities import parse_limit
+
+        chosen = {name: getattr(self, name) for name in ("batch_size", "workers", "retry_failed", "cache")}
+        chosen["splits"] = tuple(self.split) if self.split else None
+        chosen["pseudonym_key"] = None if self.pseudonymise is None else read_key(self.pseudonymise)
+        try:
+            return {**chosen, "max_failures": None if self.max_failures is None else parse_limit(self.max_failures)}
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
 
@@ -316,6 +344,99 @@ def build_index(
         encoder = flags.encoder or _default_encoder()
         print(render_encoding(_encode(flags.corpus(source), encoder, shards, flags.options(), flags.device)))
     print(render_index(out, build(shards, out, flags.encoder or shards / "encoder", kind)))
+
+
+@app.command()
+@_spread(AddFlags)
+def add(
+    source: Annotated[Path, typer.Argument(help="A corpus of new records, or a shards folder of them made by the index's encoder.")],
+    flags: AddFlags,
+    index_dir: Index = INDEX,
+) -> None:
+    """Add records to an index; run again to go on where a run was stopped."""
+    from encoders.checkpoint import find_checkpoint, load_checkpoint
+    from index.folder import open_index
+    from index.life import add_corpus, add_options, add_shards
+    from index.manifest import holds_shards
+    from retrieval.tables import encoding_notes, encoding_progress, render_encoding, render_index
+
+    if holds_shards(source):
+        with progress_bar("indexing", "index") as progress:
+            manifest = add_shards(index_dir, source, lambda what, done, total: progress(done, total, what))
+        print(render_index(index_dir, manifest))
+        return
+    opened = open_index(index_dir)
+    options = add_options(opened, **flags.options())
+    place = opened.encoder_folder if flags.encoder is None else find_checkpoint(flags.encoder)
+    encoder = load_checkpoint(place, choose_device(flags.device))
+    with progress_bar("encoding", "row") as rows, progress_bar("indexing", "index") as stages:
+        added = add_corpus(
+            index_dir,
+            flags.corpus(source),
+            encoder,
+            options,
+            progress=lambda *told: rows(*encoding_progress(*told)),
+            stages=lambda what, done, total: stages(done, total, what),
+        )
+    for note in encoding_notes(added.encoded, encoder.config.max_tokens, pseudonymised=options.pseudonym_key is not None):
+        _note(note)
+    print(render_encoding(added.encoded))
+    print(render_index(index_dir, added.manifest))
+
+
+@app.command()
+def remove(
+    index_dir: Index = INDEX,
+    id: Annotated[list[str] | None, typer.Option("--id", help="An image, a report or a sentence, as hits name it; repeatable.")] = None,
+    patient: Annotated[list[str] | None, typer.Option("--patient", help="All that is of this patient; repeatable.")] = None,
+    study: Annotated[list[str] | None, typer.Option("--study", help="All that is of this study; repeatable.")] = None,
+    pseudonymise: Annotated[
+        Path | None, typer.Option(help="The ids are the real ones: find them with the key file that the index was pseudonymised with.")
+    ] = None,
+) -> None:
+    """Remove records from every answer at once; 'medret compact' then erases them from the files."""
+    from index.pseudonyms import read_key
+    from index.removal import remove_records
+
+    if not (id or patient or study):
+        raise typer.BadParameter("name what to remove: --id, --patient or --study")
+    key = None if pseudonymise is None else read_key(pseudonymise)
+    summary = remove_records(index_dir, ids=id or [], patients=patient or [], studies=study or [], key=key)
+    print(f"{index_dir}: removed {_counts(summary.removed)}. To erase them from the files: medret compact --index {index_dir}")
+
+
+@app.command()
+def compact(index_dir: Index = INDEX) -> None:
+    """Erase removed records from an index: shards, first stages, side tables and caches are written anew without them."""
+    from index.compact import compact_index
+    from retrieval.tables import render_index
+
+    with progress_bar("indexing", "index") as progress:
+        summary = compact_index(index_dir, lambda what, done, total: progress(done, total, what))
+    for folder in summary.outside:
+        _note(f"{folder}: lies outside the index and still holds the removed records; delete it where nothing else needs it")
+    for folder in summary.unfinished:
+        _note(f"{folder}: an add that was not finished; it may hold records of the same patients. Finish it, or delete it")
+    squares = f" and {summary.squares:,} decoded images" if summary.squares else ""
+    print(f"{index_dir}: erased {_counts(summary.removed)}{squares}")
+    print(render_index(index_dir, summary.manifest))
+
+
+@app.command()
+def verify(
+    shards: Annotated[Path | None, typer.Argument(help="A shards folder; the index when not given.")] = None,
+    index_dir: Index = INDEX,
+) -> None:
+    """Compare every file of an index, its shards and encoder included, with its checksum; name each that is damaged."""
+    from index.verify import verify_index, verify_shards
+
+    verified = verify_index(index_dir) if shards is None else verify_shards(shards)
+    if verified.faults:
+        for fault in verified.faults:
+            print(f"medret: {fault}", file=sys.stderr)
+        raise typer.Exit(1)
+    held = ", ".join(f"{count:,} {name}" for name, count in verified.records.items())
+    print(f"{verified.folder}: whole: {held}; {verified.files:,} files, {verified.bytes:,} bytes, every checksum right")
 
 
 @app.command()
@@ -604,6 +725,10 @@ def _print_answer(engine: "SearchEngine", answer: "Answer", format: Format, with
         from retrieval.tables import render_answer
 
         print(render_answer(answer))
+
+
+def _counts(removed: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in removed.items() if count) or "nothing"
 
 
 def _check_places(*paths: Path | None) -> None:
