@@ -1,13 +1,12 @@
 """Exact search in the memory-mapped shards, holding no vectors of its own."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from index.kinds import load_faiss
+from index.kinds import faiss_threads, load_faiss
 from index.shards import ShardTable
 
 Rows = npt.NDArray[np.int64]
@@ -107,7 +106,7 @@ class ExactSearch:
         """Return (Q, k) rows and float32 scores, best first, searching one shard after the other."""
         best_rows = np.full((len(queries), 0), -1, np.int64)
         best_scores = np.full((len(queries), 0), 0, np.float32)
-        with _threads(self._faiss, 1 if len(queries) == 1 else None):
+        with faiss_threads(1 if len(queries) == 1 else None):
             for block, rows in self._searched(allowed):
                 scores, places = self._faiss.knn(queries, block, min(k, len(block)), metric=self._faiss.METRIC_INNER_PRODUCT)
                 best_rows = np.concatenate([best_rows, rows[places]], axis=1)
@@ -187,18 +186,6 @@ class ExactSearch:
         """Bound, for each query, the float32 rounding error of an inner product with a vector of norm 1, in any order of summation."""
         norms = np.linalg.norm(queries.astype(np.float64), axis=-1)
         return np.asarray((self.dimension + 8) * 2.0**-24 * 1.01 * norms)
-
-
-@contextmanager
-def _threads(faiss: Any, count: int | None) -> Iterator[None]:
-    """Search with `count` threads: for a single query a second one costs more than it brings."""
-    before = faiss.omp_get_max_threads()
-    if count is not None:
-        faiss.omp_set_num_threads(count)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
 
 
 def _kth(scores: Scores, k: int) -> np.float32:

@@ -1,5 +1,7 @@
 """The kinds of index, and the one FAISS that all of them search with."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import packages_distributions
@@ -115,3 +117,19 @@ def load_faiss() -> Any:
             f"{found[0]} is installed but cannot be loaded ({error}). Install it anew: pip install --force-reinstall {found[0]}"
         ) from error
     return faiss
+
+
+@contextmanager
+def faiss_threads(count: int | None) -> Iterator[None]:
+    """Let FAISS compute with `count` threads, which it counts for each calling thread on its own; None leaves the number.
+
+    For a single query a second thread costs more than it brings.
+    """
+    faiss = load_faiss()
+    before = faiss.omp_get_max_threads()
+    if count is not None:
+        faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

@@ -3,6 +3,7 @@
 import mmap
 import threading
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ class _KeyLayout:
     def pack(self, owners: Rows, scores: npt.NDArray[np.int32], rows: Rows) -> npt.NDArray[np.uint64]:
         """Return a key for each row found."""
         below = (self.highest - scores.astype(np.int64)).astype(np.uint64)
-        keys: npt.NDArray[np.uint64] = (owners.astype(np.uint64) << self.low_bits) | (below << self.row_bits) | rows.astype(np.uint64)
+        keys: npt.NDArray[Any] = (owners.astype(np.uint64) << self.low_bits) | (below << self.row_bits) | rows.astype(np.uint64)
         return keys
 
 
@@ -219,7 +220,8 @@ class _Pool:
         sizes = np.diff(starts)
         last = starts[:-1] + np.minimum(self.count, sizes) - 1  # of each query, its count-th best
         below = keys >> layout.row_bits  # query and score, without the row
-        limits = np.where(sizes > 0, below[np.maximum(last, 0)] if len(keys) else 0, 0)
+        limits = np.zeros(len(sizes), np.uint64)
+        limits[sizes > 0] = below[last[sizes > 0]]
         places = np.arange(len(keys)) - np.repeat(starts[:-1], sizes)
         self._keys = keys[(below <= np.repeat(limits, sizes)) & (places < 2 * self.count)]
         full = sizes >= self.count
@@ -232,9 +234,8 @@ class _Pool:
         self.cut()
         found = (self._keys & ((np.uint64(1) << self._layout.row_bits) - np.uint64(1))).astype(np.int64)
         starts = self._starts(self._keys).tolist()
-        return [found[start:stop] for start, stop in zip(starts[:-1], starts[1:], strict=True)]
+        return [found[start:stop] for start, stop in pairwise(starts)]
 
     def _starts(self, keys: npt.NDArray[np.uint64]) -> Rows:
         """Return (Q + 1,) places where the keys of each query begin, and the end."""
-        starts = np.searchsorted(keys >> self._layout.low_bits, self._edges).astype(np.int64)
-        return starts
+        return np.searchsorted(keys >> self._layout.low_bits, self._edges).astype(np.int64)

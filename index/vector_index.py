@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +40,7 @@ class VectorIndex:
         self.exact = ExactSearch(table, vector)
         self.kind = KINDS["flat"] if stage is None else stage.kind
         self.rows, self.dimension = table.rows, self.exact.dimension
-        live = getattr(table, "live", None)
-        self._live: Mask | None = live
+        self._live: Mask | None = getattr(table, "live", None)
 
     def plan(self, k: int, *, asker: str, allowed_rows: int | None = None, queries: int = 1) -> SearchPlan:
         """Return how a search would run, see index.planner."""
@@ -170,7 +170,7 @@ class VectorIndex:
         tied = np.zeros(queries, bool)
         tied[owners[1:][(scores[1:] == scores[:-1]) & (owners[1:] == owners[:-1])]] = True
         found: list[Found] = []
-        for place, (start, stop) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+        for place, (start, stop) in enumerate(pairwise(starts)):
             if tied[place]:
                 found.append(self.exact.best(rows[start:stop], scores[start:stop], k))
             else:

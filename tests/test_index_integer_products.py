@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+import torch
+
+from index import integer_products as products
+
+
+@pytest.fixture(params=["integer", "float"])
+def way(request, monkeypatch):
+    """Both ways to multiply: machines without integer instructions take the second."""
+    if request.param == "float":
+        monkeypatch.setattr(products, "has_integer_products", lambda: False)
+    elif not products.has_integer_products():
+        pytest.skip("this CPU has no exact int8 products")
+
+
+@pytest.mark.parametrize("queries", [1, 2, 16, 65])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 64), (63, 96), (130, 8), (64, 100), (300, 2048)])
+def test_products_of_extreme_codes_are_those_of_int64(way, queries, rows, columns):
+    random = np.random.default_rng(columns)
+    asked = random.choice(np.array([-127, 127], np.int8), (queries, columns))
+    codes = random.choice(np.array([-127, -1, 0, 127], np.int8), (rows, columns))
+    codes[0], asked[-1] = 127, 127  # the highest sum there can be
+    out = torch.full((queries, rows), 7, dtype=torch.int32)
+
+    products.integer_products(torch.from_numpy(asked), torch.from_numpy(codes), out)
+
+    np.testing.assert_array_equal(out.numpy(), asked.astype(np.int64) @ codes.astype(np.int64).T)
+
+
+def test_the_number_of_threads_is_left_as_it_was():
+    before = torch.get_num_threads()
+    with products.torch_threads(1):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
