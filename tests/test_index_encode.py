@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from encoders.checkpoint import fingerprint, save_checkpoint
+from encoders.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from encoders.dual import build_encoder
 from encoders.errors import MedretError
 from encoders.pixels import read_image
+from index.cache import cache_of
 from index.corpora.readers import open_corpus
 from index.encode import EncodeOptions, encode_corpus
 from index.manifest import load_shards_manifest
@@ -63,7 +65,8 @@ def corpus(tmp_path):
 
 
 def content(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".lock")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_each_image_and_text_gets_the_vectors_that_the_encoder_gives_it(corpus, encoder, tmp_path):
@@ -157,6 +160,7 @@ def test_a_killed_process_loses_at_most_one_shard(corpus, encoder, tmp_path):
 import os, signal
 from pathlib import Path
 from encoders.checkpoint import load_checkpoint
+from index.cache import cache_of
 from index.corpora.readers import open_corpus
 from index.encode import EncodeOptions, encode_corpus
 
@@ -346,6 +350,146 @@ def test_a_pseudonymised_folder_names_nobody_outside_its_private_table(encoder, 
     assert len(paths) == 7
     assert paths[records[0]["id"]] == str(tmp_path / "Doe^Jane" / "films" / "film-0-of-jane-doe.png")
     assert {path.stat().st_mode & 0o077 for path in [tmp_path / "out", *(tmp_path / "out").rglob("*")]} == {0}
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_processes_that_take_turns_write_the_bytes_of_one(corpus, encoder, tmp_path, size):
+    """Whatever their order; the last one makes the folder whole."""
+    encode_corpus(corpus, encoder, tmp_path / "whole", options=BOTH)
+    order = [1, 0, *range(2, size)]
+
+    for rank in order:
+        with pytest.raises(MedretError, match=r"was not finished|is no shards folder"):
+            open_shards(tmp_path / "out")
+        summary = encode_corpus(corpus, encoder, tmp_path / "out", options=replace(BOTH, rank=rank, size=size, workers=1 + rank))
+        assert summary.complete == (rank == order[-1])
+
+    assert summary.images == 7
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_ranks_share_a_folder_with_each_other_and_with_nobody_else(corpus, encoder, tmp_path):
+    def others(modality, done, total, failures):
+        for rank, size in ((0, 2), (0, 1)):
+            with pytest.raises(MedretError, match="another medret is writing here"):
+                encode_corpus(corpus, encoder, tmp_path / "out", options=replace(BOTH, rank=rank, size=size))
+        encode_corpus(corpus, encoder, tmp_path / "out", options=replace(BOTH, rank=1, size=2))
+
+    encode_corpus(corpus, encoder, tmp_path / "out", options=replace(BOTH, size=2), progress=others)
+
+    assert open_shards(tmp_path / "out", verify=True).table("images").rows == 7
+
+
+def test_images_that_were_mended_are_encoded_on_demand_as_if_nothing_had_been(corpus, encoder, tmp_path):
+    encode_corpus(corpus, encoder, tmp_path / "whole", options=BOTH)
+    films = tmp_path / "corpus" / "films"
+    for id in ("i2", "i5"):
+        (films / f"{id}.png").rename(tmp_path / f"{id}.png")
+    encode_corpus(corpus, encoder, tmp_path / "out", options=BOTH)
+    (tmp_path / "i5.png").rename(films / "i5.png")
+    first = (tmp_path / "out" / "images-00000.arrow").stat().st_mtime_ns
+
+    assert encode_corpus(corpus, encoder, tmp_path / "out", options=BOTH).failures == 2
+    assert encode_corpus(corpus, encoder, tmp_path / "out", options=replace(BOTH, retry_failed=True)).failures == 1
+    assert (tmp_path / "out" / "images-00000.arrow").stat().st_mtime_ns == first  # none of its images can be decoded now
+    (tmp_path / "i2.png").rename(films / "i2.png")
+    assert encode_corpus(corpus, encoder, tmp_path / "out", options=replace(BOTH, retry_failed=True)).failures == 0
+
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("allowed", "stops"), [(1, True), (2, False), (0.28, True), (0.29, False), (0, True)])
+def test_more_failures_than_allowed_stop_the_run_and_what_is_done_is_kept(corpus, encoder, tmp_path, allowed, stops):
+    """Two of seven images, in the second shard and the last."""
+    for id in ("i5", "i7"):
+        (tmp_path / "corpus" / "films" / f"{id}.png").unlink()
+    options = replace(BOTH, max_failures=allowed)
+    if not stops:
+        assert encode_corpus(corpus, encoder, tmp_path / "out", options=options).failures == 2
+        return
+
+    with pytest.raises(MedretError, match=r"images could not be decoded, more than --max-failures allows \(\d\); the last: i\d: "):
+        encode_corpus(corpus, encoder, tmp_path / "out", options=options)
+
+    assert "i5" in (tmp_path / "out" / "failures.csv").read_text()
+    assert encode_corpus(corpus, encoder, tmp_path / "out", options=BOTH).resumed_shards >= 1
+
+
+def test_a_cached_film_is_a_smaller_square_of_a_larger_one_and_is_decoded_once(corpus, encoder, tmp_path, monkeypatch):
+    options = EncodeOptions(cache=tmp_path / "cache", cache_size=64)
+    encode_corpus(corpus, encoder, tmp_path / "out", options=options)
+    monkeypatch.setattr("encoders.preprocess.read_film", None)
+    other = build_encoder("tiny", "tiny", texts=["no acute disease"], size=32, dimension=8, seed=1).eval()
+    encode_corpus(corpus, other, tmp_path / "other", options=options)
+    monkeypatch.undo()
+
+    shards = open_shards(tmp_path / "out", verify=True)
+    assert (shards.manifest.compute["pixels"], shards.manifest.corpus["cache"]) == ("cache 64", str(tmp_path / "cache"))
+    way = encoder.config.preprocessing
+    film = read_image(tmp_path / "corpus" / "films" / "i3.png")
+    square = np.asarray(Image.fromarray(way.square(film, 64)).resize((32, 32), Image.Resampling.BICUBIC))
+    with torch.inference_mode():
+        expected = encoder.encode_images(torch.from_numpy(square)[None]).joint.numpy()
+    np.testing.assert_allclose(shards.table("images").vectors("joint", np.array([2])), expected, atol=1e-5)
+    with pytest.raises(MedretError, match=r"another run \(pixels: "):
+        encode_corpus(corpus, encoder, tmp_path / "out")
+
+
+def test_a_pseudonymised_folder_knows_its_cache_in_private(corpus, encoder, tmp_path):
+    options = EncodeOptions(cache=tmp_path / "Doe^Jane", cache_size=64, pseudonym_key=b"0123456789abcdef")
+    encode_corpus(corpus, encoder, tmp_path / "out", options=options)
+
+    manifest = load_shards_manifest(tmp_path / "out")
+    assert "cache" not in manifest.corpus
+    assert cache_of(tmp_path / "out", manifest.corpus) == tmp_path / "Doe^Jane"
+
+
+def test_bfloat16_is_chosen_by_what_it_does_to_the_vectors_of_each_side(corpus, encoder, tmp_path, monkeypatch):
+    """And whoever goes on with the run takes what was chosen, wherever it runs."""
+    found = iter([0.9998, 0.99991])  # images, texts
+    monkeypatch.setattr("index.encode.has_bfloat16", lambda device: True)
+    monkeypatch.setattr("index.encode.agreement", lambda encode, device: next(found))
+    summary = encode_corpus(corpus, encoder, tmp_path / "out", options=replace(BOTH, compute="auto", size=2))
+    assert (summary.compute["images"], summary.compute["texts"], summary.compute["device"]) == ("float32", "bfloat16", "cpu")
+
+    monkeypatch.setattr("index.encode.has_bfloat16", lambda device: False)
+    encode_corpus(corpus, encoder, tmp_path / "out", options=replace(BOTH, compute="auto", rank=1, size=2))
+    with pytest.raises(MedretError, match=r"another run \(compute: "):
+        encode_corpus(corpus, encoder, tmp_path / "out", options=BOTH)
+
+    encode_corpus(corpus, encoder, tmp_path / "exact", options=BOTH)
+    for modality, same in (("images", True), ("reports", False), ("sentences", False)):
+        rounded, exact = (open_shards(tmp_path / name).table(modality).blocks("joint")[0] for name in ("out", "exact"))
+        assert np.array_equal(rounded, exact) == same
+        assert (rounded * exact).sum(axis=1).min() > 0.999
+
+
+def test_the_encoder_lies_beside_its_shards_before_the_first_of_them(corpus, encoder, tmp_path):
+    save_checkpoint(encoder, tmp_path / "encoder")
+
+    def look(modality, done, total, failures):
+        assert fingerprint(load_checkpoint(tmp_path / "out" / "encoder")) == fingerprint(encoder)
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        encode_corpus(corpus, encoder, tmp_path / "out", checkpoint=tmp_path / "encoder", options=BOTH, progress=look)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "dtype", "rows"), [(512, "float32", 1953), (512, "float16", 3906), (8, "float32", 65536), (9999, "float32", 256)]
+)
+def test_the_rows_of_a_shard_follow_from_its_size(dimensions, dtype, rows):
+    assert EncodeOptions(dtype=dtype).rows_per_shard(dimensions) == rows
+
+
+def test_the_summary_says_what_the_run_took(corpus, encoder, tmp_path):
+    first = encode_corpus(corpus, encoder, tmp_path / "out", options=BOTH)
+    again = encode_corpus(corpus, encoder, tmp_path / "out", options=BOTH)
+
+    assert set(first.rates) == {"images", "reports", "sentences"}
+    assert again.rates == {}
+    assert 10_000_000 < first.peak_rss < 100_000_000_000
+    assert first.seconds > 7 / first.rates["images"]
 
 
 def test_two_processes_cannot_write_to_one_folder(corpus, encoder, tmp_path):

@@ -196,7 +196,7 @@ def test_a_foreign_image_finds_every_patient(made, tmp_path):
     hits = json.loads(succeeds("query", "--image", foreign, "--index", made.index, "--format", "json", "-k", 1))
 
     assert hits[0]["id"] == made.image.stem
-    assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
+    assert hits[0]["score"] == pytest.approx(1, abs=1e-4)  # the stored vector may have been computed in bfloat16
 
 
 @pytest.mark.parametrize("find", ["images", "reports", "sentences"])
