@@ -123,7 +123,7 @@ def published_task(engine: SearchEngine, lists: PublishedLists, direction: str, 
 def _listed_rows(engine: SearchEngine, asking: Sequence[str], candidates: Sequence[str]) -> NDArray[np.int64]:
     """The row of each listed image; a missing one is never replaced or passed over."""
     ids = [*asking, *candidates]
-    known = {id: row for row, id in enumerate(engine.table("images").ids())}
+    known = _live_ids(engine.table("images"))
     missing = [id for id in ids if id not in known]
     if missing:
         where = "the index" if not engine.opened.shards.manifest.pseudonymised else "the index (its ids are pseudonyms)"
@@ -255,6 +255,8 @@ def pair_task(engine: SearchEngine, selection: Selection = EVERYTHING) -> PairTa
     images, reports = engine.table("images"), engine.table("reports")
     chosen = np.flatnonzero(selection.rows(images))
     numbers = number_texts(list(reports.column("text")))
+    if reports.live is not None:
+        numbers[~reports.live] = -1  # a removed report lends its text to no other
     report_rows = _own_reports(images, reports, chosen)
     has = (report_rows >= 0) & (numbers[report_rows] >= 0)
     if not has.any():
@@ -280,5 +282,11 @@ def _own_reports(images: "ShardTable", reports: "ShardTable", rows: NDArray[np.i
     """The report row of each image: the one whose id is the image's study, or the record itself without a study; or -1."""
     studies = images.column("study_id")[rows]
     units = np.where(present(studies), studies, np.array(images.ids(rows), dtype=object))
-    known = {id: row for row, id in enumerate(reports.ids())}
+    known = _live_ids(reports)
     return np.array([known.get(unit, -1) for unit in units], dtype=np.int64)
+
+
+def _live_ids(table: "ShardTable") -> dict[str, int]:
+    """The rows that are not removed, by id."""
+    rows = table.live_rows
+    return dict(zip(table.ids(rows), rows.tolist(), strict=True))
