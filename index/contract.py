@@ -124,6 +124,7 @@ class _Tuner:
         counts = {min(times * k, _MOST_CANDIDATES, index.rows) for times in _COUNTS}
         self.counts = sorted(count for count in counts if count >= min(k, index.rows))
         self._passed: dict[_Setting, bool] = {}
+        self._found: dict[_Setting, float] = {}  # mean share
         self._goal = min(target, self._foreseen(np.ones(len(tune))))
 
     def certify(self, drawn: str) -> Certificate:
@@ -170,11 +171,12 @@ class _Tuner:
         if setting not in self._passed:
             first = self._shares(self.tune.take(slice(_SCREENED)), setting)
             if share_interval(first, self.k, _SCREEN_Z).high < max(self._goal, self.grade):
-                self._passed[setting] = False
+                self._passed[setting], shares = False, first
             else:
                 rest = self.tune.take(slice(_SCREENED, None))
                 shares = np.concatenate([first, self._shares(rest, setting)]) if len(rest) else first
                 self._passed[setting] = self._foreseen(shares) >= self._goal and float(shares.mean()) >= self.grade
+            self._found[setting] = float(shares.mean())
         return self._passed[setting]
 
     def _frontier(self) -> list[_Setting]:
@@ -195,9 +197,16 @@ class _Tuner:
             if self._passes(_Setting(counts[count], efforts[effort])):
                 frontier = [one for one in frontier if one.candidates != counts[count]] + [_Setting(counts[count], efforts[effort])]
                 effort -= 1
+            elif count > 0 and self._gain(efforts[effort], counts[count - 1], counts[count]) <= 0:
+                break  # more candidates bring nothing at this effort
             else:
                 count += 1
         return frontier
+
+    def _gain(self, effort: int | None, before: int, count: int) -> float:
+        """What more candidates added to what was found, where both were tried; else something."""
+        fewer, more = self._found.get(_Setting(before, effort)), self._found.get(_Setting(count, effort))
+        return 1.0 if fewer is None or more is None else more - fewer
 
     def _cheapest(self, frontier: Sequence[_Setting]) -> _Setting:
         """The setting that answers fastest on average, its effort then lowered as far as it still passes."""
