@@ -1,177 +1,195 @@
-import itertools
 import shutil
 import tempfile
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from shard_folders import unit, write_images
 
 from encoders.errors import MedretError
-from index import kinds, vector_index
+from index.kinds import KINDS, find_kind
+from index.manifest import Certificate
+from index.planner import SearchPlan
 from index.shards import open_shards
+from index.stages import build_stage, load_stage
 from index.vector_index import VectorIndex
 
-# Rows of norm exactly 1 whose inner products are exact in float32: ties are ties, whoever adds up.
-EXACT = np.array(
-    [[a, b, c, d, 0, 0, 0, 0] for a in (0.5, -0.5) for b in (0.5, -0.5) for c in (0.5, -0.5) for d in (0.5, -0.5)]
-    + [[0, 0, 0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1, 0, 0]],
-    np.float32,
-)
+ROWS, DIMENSION = 4000, 96
+STAGED = [name for name, kind in KINDS.items() if not kind.exact]
 
 
-def opened(vectors, ids, cuts=(), dtype="float32"):
+def clustered(rows, seed):
+    random = np.random.default_rng(seed)
+    centres = np.random.default_rng(0).normal(size=(40, DIMENSION))
+    return unit(centres[random.integers(0, 40, rows)] + 0.5 * random.normal(size=(rows, DIMENSION)) + 1)
+
+
+def table_of(vectors, cuts=(), dtype="float32"):
     folder = Path(tempfile.mkdtemp(prefix="medret-test-"))
     try:
-        return VectorIndex(open_shards(write_images(folder / "shards", vectors, ids, cuts, dtype)).table("images"), "joint")
+        ids = [f"{number:05d}" for number in np.random.default_rng(7).permutation(len(vectors))]
+        return open_shards(write_images(folder / "shards", vectors, ids, cuts, dtype)).table("images")
     finally:
         shutil.rmtree(folder)  # the mapping outlives the names
 
 
-def brute_force(vectors, ids, query, k, allowed, excluded):
-    scores = (vectors.astype(np.float64) * query.astype(np.float64)).sum(axis=1).astype(np.float32)
-    rows = [row for row in range(len(vectors)) if allowed[row] and row not in set(excluded)]
-    rows.sort(key=lambda row: (-scores[row], ids[row]))
-    return rows[:k], scores[rows[:k]]
+QUERIES = clustered(30, 2)
 
 
-@st.composite
-def collections(draw):
-    """Vectors with or without exact ties, ids in no order, shards of odd sizes (empty ones too), one seed for the searches."""
-    rows = draw(st.integers(1, 60))
-    random = np.random.default_rng(draw(st.integers(0, 10_000)))
-    exact = draw(st.booleans())
-    vectors = EXACT[random.integers(0, draw(st.integers(1, len(EXACT))), rows)] if exact else unit(random.normal(size=(rows, 8)))
-    ids = [f"r{number}" for number in random.permutation(rows)]
-    cuts = sorted(draw(st.lists(st.integers(0, rows), max_size=3)))
-    return vectors, exact, ids, cuts, draw(st.sampled_from(["float32", "float16"])), random
+@pytest.fixture(scope="module")
+def table():
+    return table_of(clustered(ROWS, 1), (1000, 1000, 2777))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(collections())
-def test_a_search_finds_what_sorting_all_scores_and_ids_finds(collection):
-    vectors, exact, ids, cuts, dtype, random = collection
-    count = len(vectors)
-    found_by = opened(vectors, ids, cuts, dtype)
-    stored = vectors.astype(dtype).astype(np.float32)
-    for part, k in itertools.product((0.0, 0.1, 0.5, 1.0), (1, 7, 70)):
-        queries = EXACT[random.integers(0, len(EXACT), 2)] if exact else unit(random.normal(size=(2, 8)))
-        queries = np.concatenate([queries, stored[random.integers(0, count, 1)]])
-        allowed = random.random(count) < part
-        excluded = [random.integers(0, count, random.integers(0, count)) for _ in queries]
-
-        found = found_by.search(queries, k, allowed=allowed, excluded=excluded)
-
-        for query, left_out, (rows, scores) in zip(queries, excluded, found, strict=True):
-            expected_rows, expected_scores = brute_force(stored, ids, query, k, allowed, left_out)
-            np.testing.assert_allclose(scores, expected_scores, rtol=0, atol=1e-7)
-            assert rows.tolist() == expected_rows
-            assert rows.dtype == np.int64 and scores.dtype == np.float32
+@pytest.fixture(scope="module")
+def stages(table):
+    return {name: build_stage(find_kind(name), table, "joint") for name in STAGED}
 
 
-@pytest.mark.parametrize("excluding", [0, 300])
-def test_ties_across_the_boundary_at_k_are_cut_by_id(excluding):
-    """Five hundred copies of one vector: far more than any number of candidates looked at first."""
-    ids = [f"{number:04d}" for number in np.random.default_rng(0).permutation(500)]
-    found = opened(np.repeat(EXACT[:1], 500, axis=0), ids, cuts=(7, 7, 300))
-    excluded = [np.array([row for row in range(500) if int(ids[row]) < excluding], np.int64)]
-
-    rows, scores = found.search(EXACT[:1], 4, excluded=excluded)[0]
-
-    assert [ids[row] for row in rows] == [f"{excluding + number:04d}" for number in range(4)]
-    assert scores.tolist() == [1, 1, 1, 1]
+def through(stage, candidates=60, rows=ROWS):
+    """The plan to go through a stage at its top effort."""
+    return SearchPlan(
+        how="approximate", kind=stage.kind.name, candidates=candidates, effort=stage.efforts()[-1], allowed_rows=rows, rows=rows, reason=""
+    )
 
 
-def test_scores_that_differ_by_less_than_float32_rounding_are_still_in_order():
-    """Hundreds of rows within 1e-6 of the best: float32 sums alone cannot rank them."""
-    random = np.random.default_rng(1)
-    vectors = unit(np.repeat(random.normal(size=(1, 512)), 400, axis=0) + 2e-5 * random.normal(size=(400, 512)))
-    ids = [str(number) for number in range(400)]
-
-    rows, _ = opened(vectors, ids, cuts=(133,)).search(vectors[:1], 10)[0]
-
-    assert rows.tolist() == brute_force(vectors, ids, vectors[0], 10, np.ones(400, bool), [])[0]
+def assert_same(found, expected):
+    for (rows, scores), (other_rows, other_scores) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(rows, other_rows)
+        np.testing.assert_array_equal(scores, other_scores)
+        assert rows.dtype == np.int64 and scores.dtype == np.float32
 
 
-def test_a_query_has_the_same_scores_alone_and_in_a_batch():
-    random = np.random.default_rng(2)
-    vectors, queries = unit(random.normal(size=(3000, 96))), unit(random.normal(size=(40, 96)))
-    index = opened(vectors, [str(number) for number in range(3000)], cuts=(1000, 2047))
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("name", STAGED)
+def test_every_kind_finds_what_an_exact_search_finds_with_the_same_scores(name, dtype, table, stages):
+    if dtype == "float16":
+        table = table_of(clustered(ROWS, 1), (1000, 2777), dtype)
+    stage = stages[name] if dtype == "float32" else build_stage(find_kind(name), table, "joint")
+    index = VectorIndex(table, "joint", stage)
+    plan = through(stage, 400 if name == "ivf-rabitq" else 60)
 
-    together = index.search(queries, 25)
+    expected = VectorIndex(table, "joint").search(QUERIES, 10)
 
-    for query, (rows, scores) in zip(queries, together, strict=True):
-        alone_rows, alone_scores = index.search(query[None], 25)[0]
-        np.testing.assert_array_equal(rows, alone_rows)
-        np.testing.assert_array_equal(scores, alone_scores)
+    assert_same(index.search(QUERIES, 10, plan=plan), expected)
+    assert_same([index.search(query[None], 10, plan=plan)[0] for query in QUERIES], expected)
 
 
-def test_many_queries_find_what_faiss_own_flat_index_finds():
+@pytest.mark.parametrize("name", STAGED)
+def test_what_is_not_allowed_excluded_or_removed_is_never_found(name, table, stages):
     random = np.random.default_rng(3)
-    vectors, queries = unit(random.normal(size=(2000, 64))), unit(random.normal(size=(1100, 64)))
-    flat = faiss.IndexFlatIP(64)
-    flat.add(vectors)
-    _, expected = flat.search(queries, 5)
-
-    found = opened(vectors, [f"{number:04d}" for number in range(2000)], cuts=(512, 1024, 1536)).search(queries, 5)
-
-    np.testing.assert_array_equal(np.stack([rows for rows, _ in found]), expected)
-
-
-def test_no_rows_allowed_gives_no_hits():
-    rows, scores = opened(EXACT, [str(n) for n in range(len(EXACT))]).search(EXACT[:1], 3, allowed=np.zeros(len(EXACT), bool))[0]
-
-    assert len(rows) == len(scores) == 0
+    nearest = [rows for rows, _ in VectorIndex(table, "joint").search(QUERIES, 40)]
+    excluded = [rows[::2] if place % 3 else np.zeros(0, np.int64) for place, rows in enumerate(nearest)]
+    index = VectorIndex(table, "joint", stages[name])
+    for share in (0.0, 0.001, 0.5):
+        allowed = random.random(ROWS) < share
+        found = index.search(QUERIES, 10, allowed=allowed, excluded=excluded, plan=through(stages[name], 200))
+        for (rows, _), own in zip(found, excluded, strict=True):
+            assert allowed[rows].all() and not np.isin(rows, own).any()
+            assert len(rows) == min(10, int(allowed.sum()) - int(allowed[own].sum()))
 
 
-@pytest.mark.parametrize(
-    ("queries", "k", "options", "message"),
-    [
-        (np.ones((2, 7), np.float32), 1, {}, r"expected \(Q, 8\)"),
-        (np.ones(8, np.float32), 1, {}, r"expected \(Q, 8\)"),
-        (np.full((3, 8), np.nan, np.float32), 1, {}, "3 of 3 queries hold NaN"),
-        (np.ones((1, 8), np.float32), 0, {}, "k is 0"),
-        (np.ones((1, 8), np.float32), 1, {"allowed": np.ones(3, bool)}, "allowed"),
-        (np.ones((1, 8), np.float32), 1, {"excluded": []}, "excluded"),
-    ],
-)
-def test_a_wrong_call_is_refused(queries, k, options, message):
-    with pytest.raises(ValueError, match=message):
-        opened(EXACT, [str(n) for n in range(len(EXACT))]).search(queries, k, **options)
+def test_a_query_that_leaves_out_more_than_candidates_can_make_up_for_is_answered_exactly(table, stages):
+    index = VectorIndex(table, "joint", stages["scan"])
+    excluded = [rows for rows, _ in index.exact.search(QUERIES, 300)]
+
+    found = index.search(QUERIES, 10, excluded=excluded, plan=through(stages["scan"], 15))
+
+    assert_same(found, index.exact.search(QUERIES, 10, excluded=excluded))
 
 
-def test_a_search_leaves_the_number_of_threads_as_it_was():
-    before = faiss.omp_get_max_threads()
-    try:
-        faiss.omp_set_num_threads(2)
-        opened(EXACT, [str(n) for n in range(len(EXACT))]).search(EXACT[:1], 3)
-        assert faiss.omp_get_max_threads() == 2
-    finally:
-        faiss.omp_set_num_threads(before)
+def test_a_first_stage_that_finds_too_few_is_made_up_for(table, stages):
+    """One list of 64 holds about 60 rows of 4,000: too few for k."""
+    index = VectorIndex(table, "joint", stages["ivf-scan"])
+    plan = SearchPlan(how="approximate", kind="ivf-scan", candidates=300, effort=1, allowed_rows=ROWS, rows=ROWS, reason="")
+
+    assert_same(index.search(QUERIES, 300, plan=plan), index.exact.search(QUERIES, 300))
 
 
-@pytest.mark.parametrize(("installed", "message"), [([], "FAISS is not installed"), (["faiss-cpu", "faiss-gpu"], "2 FAISS packages")])
-def test_no_faiss_or_two_is_a_clear_error(tmp_path, monkeypatch, installed, message):
-    """Real distributions: metadata folders as pip leaves them, on a path of their own."""
-    for name in installed:
-        info = tmp_path / f"{name.replace('-', '_')}-1.15.1.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.15.1\n")
-        (info / "top_level.txt").write_text("faiss\n")
-        (info / "RECORD").write_text("faiss/__init__.py,,\n")
-    monkeypatch.setattr("sys.path", [str(tmp_path)])
+def test_without_a_certificate_no_search_is_approximate(table, stages):
+    index = VectorIndex(table, "joint", stages["ivf-scan"])
 
-    assert kinds.faiss_distributions() == installed
-    with pytest.raises(MedretError, match=message):
-        kinds.load_faiss()
+    assert index.plan(10, asker="image").how == "exact"
+    assert_same(index.search(QUERIES, 10), index.exact.search(QUERIES, 10))
 
 
-def test_importing_the_index_package_does_not_load_faiss():
-    import subprocess
-    import sys
+def test_a_search_runs_with_the_settings_that_its_certificate_names(stages):
+    shared = {"target": 0.99, "recall": 1.0, "low": 1.0, "high": 1.0, "queries": 9, "drawn": "", "p50_ms": 1.0, "p99_ms": 1.0, "met": True}
+    certificate = Certificate(asker="image", k=10, candidates=33, effort=None, **shared)
+    large = table_of(clustered(30_000, 1))
+    stage = build_stage(find_kind("scan"), large, "joint")
+    index = VectorIndex(large, "joint", stage, [certificate])
 
-    code = "import index.folder, sys; sys.exit('faiss' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(vector_index.__file__).parents[1]).returncode == 0
+    plan = index.plan(10, asker="image")
+
+    assert (plan.how, plan.candidates, plan.effort) == ("approximate", 33, None)
+    assert index.plan(10, asker="text").how == "exact"
+    assert index.plan(11, asker="image").how == "exact"
+    assert_same(index.search(QUERIES, 10), index.exact.search(QUERIES, 10))
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_identical_films_are_ordered_by_id(name):
+    """Forty copies of each film: their scores are the same to the last bit, and ids decide."""
+    table = table_of(np.repeat(clustered(25, 1), 40, axis=0))
+    stage = build_stage(find_kind(name), table, "joint")
+    index = VectorIndex(table, "joint", stage)
+
+    found = index.search(QUERIES, 40, plan=through(stage, 200, len(table.ids())))
+
+    assert_same(found, index.exact.search(QUERIES, 40))
+    for rows, scores in found:
+        assert len(set(scores.tolist())) == 1
+        assert table.ids(rows) == sorted(table.ids(rows))
+
+
+@pytest.mark.parametrize("damage", [np.nan, 30.0])
+def test_a_damaged_vector_is_not_served(damage, tmp_path):
+    vectors = clustered(300, 1)
+    path = write_images(tmp_path, vectors, [str(number) for number in range(300)]) / "images-00000.arrow"
+    stage = build_stage(find_kind("scan"), open_shards(tmp_path).table("images"), "joint")
+    content = path.read_bytes()
+    at = content.index(vectors[7].tobytes())
+    path.write_bytes(content[:at] + np.float32(damage).tobytes() + content[at + 4 :])
+    index = VectorIndex(open_shards(tmp_path).table("images"), "joint", stage)
+
+    with pytest.raises(MedretError, match=r"row 7 of the images has norm .*medret verify"):
+        index.search(vectors[7:8], 5, plan=through(stage, 50, 300))
+
+
+@pytest.mark.parametrize("name", [*STAGED, "IVF16,SQ8", "Flat"])
+def test_a_stage_is_loaded_as_it_was_saved(name, table, stages, tmp_path):
+    stage = stages.get(name) or build_stage(find_kind(name), table, "joint")
+    files = [f"g00001/{file}" for file in stage.save(tmp_path_of(tmp_path), "images-joint")]
+
+    loaded = load_stage(find_kind(name), tmp_path, files, table, "joint")
+    loaded.read_ahead()
+
+    plan = through(stage)
+    assert_same(
+        VectorIndex(table, "joint", loaded).search(QUERIES, 10, plan=plan),
+        VectorIndex(table, "joint", stage).search(QUERIES, 10, plan=plan),
+    )
+    with pytest.raises(MedretError, match="lacks a file"):
+        load_stage(find_kind(name), tmp_path, [], table, "joint")
+
+
+def tmp_path_of(folder):
+    (folder / "g00001").mkdir()
+    return folder / "g00001"
+
+
+def test_a_stage_of_other_rows_is_refused(table, stages):
+    with pytest.raises(MedretError, match="holds 4000 rows, its shards 10"):
+        VectorIndex(table_of(clustered(10, 1)), "joint", stages["scan"])
+
+
+def test_the_exact_kind_has_no_stage(table):
+    assert build_stage(find_kind("flat"), table, "joint") is None
+
+
+def test_a_wrong_call_is_refused(table, stages):
+    index = VectorIndex(table, "joint", stages["scan"])
+    with pytest.raises(ValueError, match="NaN"):
+        index.search(np.full((1, DIMENSION), np.nan, np.float32), 5)
+    assert index.search(np.zeros((0, DIMENSION), np.float32), 5, plan=through(stages["scan"])) == []
