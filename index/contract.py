@@ -201,7 +201,7 @@ class _Tuner:
                 break  # more candidates bring nothing at this effort
             else:
                 count += 1
-        return frontier
+        return frontier or [_Setting(counts[start[1]], efforts[start[0]])]
 
     def _gain(self, effort: int | None, before: int, count: int) -> float:
         """What more candidates added to what was found, where both were tried; else something."""
