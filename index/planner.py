@@ -18,7 +18,7 @@ _LISTED = 3
 _VISITED = 8
 _NEIGHBOURS = 64  # of a vertex of HNSW32 on its lowest level
 _CHECKED = 4  # times the candidates, or the effort, that must not change a filtered answer
-_GRAPH_KEEPS = 0.9  # allowed share down to which a graph search keeps its recall: FAISS HNSW falls to 0.34 at 1 %
+_GRAPH_KEEPS = 0.9  # share of rows that are not removed down to which a graph is searched: FAISS HNSW falls to 0.34 at 1 %
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ def plan_search(
     filter leaves may lie just where the query is not ("no effusion", asked by a film with one): there, scores are so close
     together that no setting measured without a filter tells what is found. So a filtered search takes four times the candidates
     and more lists, each answer is checked, and one that is not confirmed is searched exactly. Whatever reads fewer bytes than
-    the first stage, or keeps no recall under a filter, is searched exactly at once.
+    the first stage, or has no check that shows its losses (a graph), is searched exactly at once.
 
     Args:
         kind: The kind of the index.
@@ -93,7 +93,7 @@ def plan_search(
     if isinstance(certificate, str):
         return exact(certificate)
     share, filtered = allowed_rows / max(rows, 1), allowed_rows < live_rows
-    if share < 1 and not _filters(kind, share):
+    if share < 1 and not _may_leave_out(kind, share, filtered):
         return exact(f"{kind.name} loses recall where rows are left out")
     candidates = certificate.candidates * (_CHECKED if filtered else 1)
     effort, confirmed_by = _efforts(kind, certificate.effort, share, filtered, lists)
@@ -139,10 +139,13 @@ def _certificate(certificates: "Sequence[Certificate]", k: int, asker: str) -> "
     return best
 
 
-def _filters(kind: "IndexKind", share: float) -> bool:
-    """Whether the first stage keeps its recall where only this share of the rows is allowed."""
+def _may_leave_out(kind: "IndexKind", share: float, filtered: bool) -> bool:
+    """Whether the first stage keeps its recall, or its checks show the loss, where only this share of the rows is allowed.
+
+    A graph stops among the rows that it meets first, with more effort too; so it passes over removed rows only, and few.
+    """
     if kind.effort == "efSearch":
-        return share >= _GRAPH_KEEPS
+        return share >= _GRAPH_KEEPS and not filtered
     return kind.name == "scan" or kind.effort == "nprobe"
 
 
@@ -151,7 +154,7 @@ def _efforts(kind: "IndexKind", effort: int | None, share: float, filtered: bool
     if effort is None or share in (0, 1):
         return effort, None
     if kind.effort != "nprobe":
-        return (effort * _CHECKED, effort) if filtered else (effort, None)
+        return effort, None
     wider = ceil(effort * max(_CHECKED / share if filtered else 1, 1 / share**2))
     if lists is not None and wider >= lists:
         return lists, None

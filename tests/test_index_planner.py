@@ -94,7 +94,8 @@ def test_removed_rows_alone_need_no_check(kind, effort):
 
     assert (made.how, made.candidates, made.effort, made.checked, made.confirmed_by) == ("approximate", 30, effort, False, None)
     assert made.allowed_rows == live
-    assert plan_search(find_kind(kind), ROWS, DIMENSION, 10, "text", live - 1, BOTH, lists, live).checked
+    filtered = plan_search(find_kind(kind), ROWS, DIMENSION, 10, "text", live - 1, BOTH, lists, live)
+    assert filtered.checked or filtered.how == "exact"
 
 
 @pytest.mark.parametrize("kind", ["scan", "ivf-scan", "ivf-flat", "ivf-rabitq", "hnsw"])
@@ -115,9 +116,17 @@ def test_a_scan_under_a_filter_that_leaves_many_rows_takes_more_candidates():
     assert made.reason == "approximate: scan, certified recall@10 0.994 for text, within the 300,500 allowed rows"
 
 
-@pytest.mark.parametrize(("share", "how"), [(0.95, "approximate"), (0.9, "approximate"), (0.89, "exact"), (0.5, "exact")])
-def test_a_graph_is_searched_exactly_under_a_filter_that_leaves_out_a_tenth(share, how):
-    assert plan("hnsw", BOTH, allowed=round(ROWS * share)).how == how
+@pytest.mark.parametrize(
+    ("live", "allowed", "how"),
+    [(1, 0.999, "exact"), (0.95, 0.949, "exact"), (0.95, None, "approximate"), (0.9, None, "approximate"), (0.89, None, "exact")],
+)
+def test_a_graph_passes_over_few_removed_rows_but_is_searched_exactly_under_a_filter(live, allowed, how):
+    made = plan_search(
+        find_kind("hnsw"), ROWS, DIMENSION, 10, "text", allowed and round(ROWS * allowed), BOTH, live_rows=round(ROWS * live)
+    )
+
+    assert made.how == how
+    assert ("loses recall" in made.reason) == (how == "exact")
 
 
 def test_a_factory_that_may_not_know_filters_is_searched_exactly_under_one():
