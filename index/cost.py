@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from encoders.errors import MedretError
-from index.calibration import GRAPH_LINKS, Calibration
+from index.calibration import GRAPH_LINKS, Calibration, calibrate
 from index.faiss_stage import count_lists
 from index.kinds import KINDS, IndexKind, fill_factory, find_kind
 
@@ -243,6 +243,39 @@ def _fastest(fitting: Sequence[Prediction], latency: float | None, build_limit: 
     patient = [one for one in fitting if one.build_s <= HOUR] or [least]
     other = min(patient, key=lambda one: one.latency_s)
     return other, f"the fastest that fits and is built within an hour: {_milliseconds(other)} a query predicted, none answers {within}"
+
+
+def resolve_kind(
+    name: str, rows: int, dimension: int, recall: float, memory: float | None = None, latency: float | None = None, yes: bool = False
+) -> Choice:
+    """Return the kind to build: the one named, or for "auto" the one to choose, once it is known to be worth the wait.
+
+    The machine is measured unless the vectors are too few to matter (then without predictions).
+
+    Args:
+        name: A kind, a FAISS factory string, or "auto".
+        rows: Of the largest index.
+        dimension: Of its vectors.
+        recall: What shall be certified.
+        memory: Bytes, see `choose_kind`.
+        latency: Seconds, likewise.
+        yes: Build even what is predicted to take over an hour.
+
+    Raises:
+        MedretError: If the kind is not known, none fits the memory, or building would take over an hour.
+    """
+    kind = None if name == "auto" else find_kind(name)
+    if kind is not None and (kind.exact or is_small(rows, dimension)):
+        return Choice(kind=kind.name, predictions=(), reason="")
+    if kind is None and latency is None and is_small(rows, dimension) and 4.0 * rows * dimension <= (memory or _SMALL):
+        return Choice(kind="flat", predictions=(), reason=f"flat: exact search over {rows:,} x {dimension} vectors is quick anyway")
+    calibration = calibrate()
+    if kind is not None:
+        choice = Choice(kind=kind.name, predictions=(predict(kind, rows, dimension, calibration),), reason="")
+    else:
+        choice = choose_kind(rows, dimension, calibration, recall, memory, latency)
+    check_patience(next(one for one in choice.predictions if one.kind == choice.kind), yes)
+    return choice
 
 
 def check_patience(prediction: Prediction, yes: bool) -> None:

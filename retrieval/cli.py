@@ -17,7 +17,8 @@ import typer
 
 from encoders.device import choose_device
 from encoders.errors import MedretError
-from retrieval.terminal import progress_bar
+from retrieval.quantities import parse_bytes, parse_seconds
+from retrieval.terminal import Progress, progress_bar
 
 if TYPE_CHECKING:
     from index.corpora.readers import Corpus
@@ -124,7 +125,7 @@ class EncodeFlags(CorpusFlags):
         """Read the options that are texts; a process that is told neither rank nor size asks torchrun."""
         from index.encode import EncodeOptions
         from index.pseudonyms import read_key
-        from retrieval.quantities import own_turn, parse_bytes, parse_limit
+        from retrieval.quantities import own_turn, parse_limit
 
         key = None if self.pseudonymise is None else read_key(self.pseudonymise)
         same = ("dtype", "batch_size", "compute", "compile", "cache", "cache_size", "workers", "retry_failed")
@@ -331,19 +332,58 @@ def build_index(
     source: Annotated[Path, typer.Argument(help="A corpus, or a shards folder made by 'medret encode'.")],
     flags: EncodeFlags,
     out: Annotated[Path, typer.Option(envvar="MEDRET_INDEX", help="Index folder.")] = INDEX,
-    kind: Annotated[str, typer.Option(help="flat: exact.")] = "flat",
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="auto chooses; flat (exact), scan, ivf-scan, ivf-flat, ivf-rabitq, hnsw, or any FAISS factory string: all but flat "
+            "propose candidates that the full vectors then rank."
+        ),
+    ] = "auto",
+    recall: Annotated[
+        float, typer.Option(min=0.5, max=1.0, help="What approximate search has to find, measured against exact search.")
+    ] = 0.99,
+    memory: Annotated[str | None, typer.Option(help="With auto: what a search may need, e.g. 2GB; the machine's when not given.")] = None,
+    latency: Annotated[str | None, typer.Option(help="With auto: what a query may take, e.g. 5ms.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Build even what is predicted to take over an hour.")] = False,
 ) -> None:
     """Build an index from shards, or from a corpus (which is encoded first, into OUT/shards)."""
     from index.folder import build_index as build
+    from index.kinds import find_kind
     from index.manifest import holds_shards
-    from retrieval.tables import render_encoding, render_index
+    from retrieval.index_tables import contract_notes, index_folder_lines
+    from retrieval.tables import render_encoding
 
+    if kind != "auto":
+        if memory or latency:
+            raise typer.BadParameter("--memory and --latency choose a kind: they go with --kind auto")
+        find_kind(kind)  # before hours of encoding
+    limits = _quantity("--memory", memory, parse_bytes), _quantity("--latency", latency, parse_seconds)
     shards = source
     if not holds_shards(source):
         shards = out / "shards"
         encoder = flags.encoder or _default_encoder()
         print(render_encoding(_encode(flags.corpus(source), encoder, shards, flags.options(), flags.device)))
-    print(render_index(out, build(shards, out, flags.encoder or shards / "encoder", kind)))
+    chosen = _choose_kind(shards, kind, recall, *limits, yes)
+    with progress_bar("indexing", "index") as progress:
+        told = partial(_swapped, progress)
+        manifest = build(shards, out, flags.encoder or shards / "encoder", chosen, recall=recall, progress=told)
+    for entry in manifest.indexes:
+        for note in contract_notes(entry, recall):
+            _note(note)
+    print(index_folder_lines(out, manifest.indexes, recall))
+
+
+@app.command()
+def info(
+    index_dir: Annotated[Path, typer.Argument(metavar="INDEX", envvar="MEDRET_INDEX", help="Folder made by 'medret build-index'.")] = INDEX,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what an index holds, and what its searches were measured to find and to take."""
+    from index.folder import open_index
+    from retrieval.index_tables import describe_index, render_info
+
+    held = describe_index(open_index(index_dir))
+    print(json.dumps(held, indent=2) if as_json else render_info(held))
 
 
 @app.command()
@@ -568,6 +608,34 @@ def _conditions(only: list[str] | None) -> "tuple[Condition, ...]":
         return tuple(parse_condition(text) for text in only or ())
     except ValueError as error:
         raise typer.BadParameter(f"--only {error}") from error
+
+
+def _choose_kind(shards: Path, kind: str, recall: float, memory: float | None, latency: float | None, yes: bool) -> str:
+    """The kind of index to build; says on stderr what each would cost and why this one."""
+    from index.cost import resolve_kind
+    from index.manifest import load_shards_manifest
+    from retrieval.index_tables import render_predictions
+
+    held = load_shards_manifest(shards).modalities.values()
+    rows, dimension = max(((one.rows, size) for one in held for size in one.dimensions.values()), key=lambda pair: pair[0] * pair[1])
+    choice = resolve_kind(kind, rows, dimension, recall, memory, latency, yes)
+    if choice.predictions:
+        _note(f"predicted for {rows:,} x {dimension} vectors on this machine:")
+        print(render_predictions(choice.predictions), file=sys.stderr)
+    if choice.reason:
+        _note(choice.reason)
+    return choice.kind
+
+
+def _swapped(progress: Progress, what: str, done: int, total: int) -> None:
+    progress(done, total, what)
+
+
+def _quantity(flag: str, text: str | None, parse: Callable[[str], float]) -> float | None:
+    try:
+        return None if text is None else parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{flag}: {error}") from error
 
 
 def _columns(pairs: list[str] | None) -> dict[str, str] | None:

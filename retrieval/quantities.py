@@ -1,9 +1,11 @@
-"""Amounts as people write them: bytes, numbers and shares, turns among processes."""
+"""Amounts as people write them: bytes, times, numbers and shares, turns among processes."""
 
 import re
 from collections.abc import Mapping
 
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?", re.IGNORECASE)
+_SECONDS = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min|h)", re.IGNORECASE)
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -45,3 +47,16 @@ def own_turn(rank: int | None, size: int | None, environment: Mapping[str, str])
     if "LOCAL_RANK" not in environment:  # a cluster may set the others without torchrun
         return 0, 1
     return int(environment["RANK"]), int(environment["WORLD_SIZE"])
+
+
+def parse_seconds(text: str) -> float:
+    """Read "5ms", "0.5 s" or "2min" as seconds, above 0.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    match = _SECONDS.fullmatch(text.strip())
+    seconds = float(match[1]) * _UNITS[match[2].lower()] if match else 0.0
+    if seconds <= 0:
+        raise ValueError(f"{text!r} is no time, expected one such as 5ms or 0.5s")
+    return seconds
