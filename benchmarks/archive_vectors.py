@@ -17,8 +17,8 @@ openi   the vectors that an encoder gave Open-i's films, tiled up to the wanted 
         that rule copies would lie nearer to one another than any two films do. Texts are the vectors of real reports, none tiled.
         Real encoders differ: the shipped one keeps 98 % of its films' variance in 8 directions.
 
-Held out of what is stored: 1,000 image queries (of openi: real films, whole studies apart) and 1,000 text queries. As many other
-texts are stored as reports: they are what medret tunes itself on. Block b of a set is drawn from (seed, b) alone.
+Held out of what is stored: 1,000 image queries (of openi: real films, whole studies apart) and 1,000 text queries. Other texts,
+2,000 of clip and what is left of openi's, are stored as reports: they are what medret tunes itself on. Block b of a set is drawn from (seed, b) alone.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from index.shards import ShardRow, ShardTable, ShardWriter, open_shards
 
 Vectors = npt.NDArray[np.float32]
 
-ROWS, QUERIES, BLOCK = 601_000, 1_000, 8_192
+ROWS, QUERIES, REPORTS, BLOCK = 601_000, 1_000, 2_000, 8_192
 CLUSTERS, NEIGHBOURS = 3_000, 10
 
 
@@ -179,7 +179,7 @@ def make_archive(
         if name == "clip":
             source: Any = ClipLike()
             asked = {"image": source.images(queries, 1 << 30), "text": source.texts(queries, 1 << 30)}
-            told = source.texts(2 * queries, (1 << 30) + 1)
+            told = source.texts(REPORTS, (1 << 30) + 1)
         else:
             if openi is None:
                 raise SystemExit("the set openi needs --openi SHARDS, made by: medret encode OPENI --out SHARDS")

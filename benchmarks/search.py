@@ -7,8 +7,9 @@ exact        every vector is looked at: recall@10 by image and by text, millisec
              turns; beside the time that the machine needs at least, for the bytes that are read and the int8 operations.
 approximate  recall@10 of at least 0.99 by image and, apart, by text: each peer with the fastest setting of its ladder that reaches
              it on the very queries it is timed with; medret with what it certified for itself on others. Latency is of single
-             queries on one thread, one after another; queries/s of all in one call. Building counts all until it can answer:
-             medret's certification too. --slow adds what takes minutes to build.
+             queries on one thread, one after another; queries/s of all in one call. Building counts all until it can answer: of
+             medret checking the shards, the reports' own index and certification too (in brackets: first stage + certificates
+             of the images alone). --slow adds what takes minutes to build.
 
 Figures are kept in the JSON as soon as they are there, and not measured again without --again: stop it and go on when you like.
 On 2 cores at 601,000 rows: exact 6 min, approximate 8 min, --slow another 20. It takes 8 GB of memory.
@@ -83,7 +84,7 @@ def measure_approximate(
     built = seconds(lambda: contender.build(archive, vectors))
     figures: dict[str, Any] = {"build": built, "bytes": contender.bytes(), "medret": isinstance(contender, Medret), "askers": {}}
     if isinstance(contender, Medret):
-        figures["certificates"] = contender.certificates()
+        figures |= {"certificates": contender.certificates(), "parts": dict(contender.parts)}
     for asker, queries in archive.queries.items():
         setting, recall = choose(contender, asker, queries, vectors, truths[asker])
         times = single_times(contender, queries[:singles], setting)
@@ -158,7 +159,18 @@ def _approximate_tables(found: dict[str, dict[str, Any]], asker: str) -> list[st
         rates = [f"{rate:,.0f}" for rate in taken["rates"].values()]
         recall = f"{taken['recall']:.4f}" + ("" if taken["recall"] >= RECALL else " (never reached)")
         times = [milliseconds(taken["p50"]), milliseconds(taken["p99"])]
-        rows.append([name, f"{figures['build']:.1f}", f"{figures['bytes'] / 1e6:,.0f}", taken["setting"], recall, *times, *rates])
+        parts = " + ".join(f"{part:.1f}" for part in figures.get("parts", {}).values())
+        rows.append(
+            [
+                name,
+                f"{figures['build']:.1f}" + (f" ({parts})" if parts else ""),
+                f"{figures['bytes'] / 1e6:,.0f}",
+                taken["setting"],
+                recall,
+                *times,
+                *rates,
+            ]
+        )
     threads = next(iter(found.values()))["askers"][asker]["rates"]
     columns = ["index", "build s", "MB", "setting", "recall@10", "p50 ms", "p99 ms", *(f"queries/s, {count} thr." for count in threads)]
     return [table(columns, rows), "", verdict(found, asker)]
