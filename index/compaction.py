@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from encoders.atomic import whole_file
 from encoders.errors import MedretError
-from index.integer_products import MOST
 
 Vectors = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int8]
 
+MOST = 127  # codes lie in [-127, 127]
 _LEFT_OUT = 0.03  # share of the variance that may be left out
 _STEP, _LEAST = 32, 64  # the compacted length is a multiple of, and at least
 _SAMPLE = 40_000

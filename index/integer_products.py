@@ -7,7 +7,8 @@ from functools import cache
 import numpy as np
 import torch
 
-MOST = 127  # codes lie in [-127, 127]
+from index.compaction import MOST
+
 _EXACT_COLUMNS = 1024  # 1024 x 127 x 127 < 2^24: float32 sums of so many products of codes are exact
 
 
@@ -58,12 +59,9 @@ def has_integer_products() -> bool:
 
 
 @contextmanager
-def torch_threads(count: int | None) -> Iterator[None]:
-    """Compute with `count` threads in this Python thread; None leaves the number as it is."""
+def torch_threads(count: int) -> Iterator[None]:
+    """Compute with `count` threads in this Python thread."""
     before = torch.get_num_threads()
-    if count is None or count == before:
-        yield
-        return
     torch.set_num_threads(count)
     try:
         yield

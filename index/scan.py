@@ -13,10 +13,11 @@ import torch
 
 from encoders.atomic import whole_file
 from encoders.errors import MedretError
-from index.compaction import Codes, Compaction, Vectors, load_compaction
+from index.compaction import MOST, Codes, Compaction, Vectors, load_compaction
 from index.exact import Rows
-from index.integer_products import MOST, integer_products, torch_threads
+from index.integer_products import integer_products
 from index.kinds import IndexKind
+from index.workers import count_workers, work_on
 
 _BLOCK = 64  # rows whose largest score is looked at before their own
 _SCORES_AT_ONCE = 1 << 21  # 8 MiB, but
@@ -52,13 +53,11 @@ class ScanStage:
     def candidates(self, queries: Vectors, count: int, effort: int | None, allowed: npt.NDArray[np.bool_] | None) -> list[Rows]:
         """Return the rows with the highest products for each query, see index.stages.FirstStage."""
         asked = self.compaction.quantise_queries(queries)
-        found: list[Rows] = []
-        with torch_threads(1 if len(queries) == 1 else None):
-            layout = _KeyLayout(self.rows, self.compaction.dimension)
-            at_once = min(_QUERIES_AT_ONCE, layout.queries)
-            for start in range(0, len(asked), at_once):
-                found += self._candidates(asked[start : start + at_once], count, allowed, layout)
-        return found
+        layout = _KeyLayout(self.rows, self.compaction.dimension)
+        at_once = max(min(-(-len(asked) // count_workers()), _QUERIES_AT_ONCE, layout.queries), 1)
+        parts = [asked[start : start + at_once] for start in range(0, len(asked), at_once)]
+        found = work_on(parts, lambda part: self._candidates(part, count, allowed, layout))
+        return [rows for part in found for rows in part]
 
     def _candidates(self, asked: Codes, count: int, allowed: npt.NDArray[np.bool_] | None, layout: "_KeyLayout") -> list[Rows]:
         pool = _Pool(len(asked), count, layout)

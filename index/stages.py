@@ -12,12 +12,11 @@ from index.compaction import fit_compaction
 from index.exact import Rows
 from index.faiss_stage import FaissStage, build_faiss, load_faiss_stage
 from index.kinds import IndexKind
-from index.scan import ScanStage, build_scan, load_scan
 
 if TYPE_CHECKING:
     from index.shards import ShardTable
 
-__all__ = ["FaissStage", "FirstStage", "ScanStage", "build_stage", "load_stage"]
+__all__ = ["FaissStage", "FirstStage", "build_stage", "load_stage"]
 
 
 class FirstStage(Protocol):
@@ -90,6 +89,8 @@ def build_stage(kind: IndexKind, table: "ShardTable", vector: str, seed: int = 0
     if kind.factory is not None:
         return build_faiss(kind, compaction, blocks, rows, dimension, seed)
     assert compaction is not None
+    from index.scan import build_scan  # it brings torch, which takes a second to import: not for the other kinds
+
     return build_scan(kind, compaction, blocks)
 
 
@@ -121,4 +122,6 @@ def load_stage(kind: IndexKind, folder: Path, files: Sequence[str], table: "Shar
         return load_faiss_stage(kind, searcher, compaction, rows, dimension)
     if codes is None or compaction is None:
         raise MedretError(missing)
+    from index.scan import load_scan
+
     return load_scan(kind, codes, compaction, rows, dimension)

@@ -26,10 +26,3 @@ def test_products_of_extreme_codes_are_those_of_int64(way, queries, rows, column
     products.integer_products(torch.from_numpy(asked), torch.from_numpy(codes), out)
 
     np.testing.assert_array_equal(out.numpy(), asked.astype(np.int64) @ codes.astype(np.int64).T)
-
-
-def test_the_number_of_threads_is_left_as_it_was():
-    before = torch.get_num_threads()
-    with products.torch_threads(1):
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before

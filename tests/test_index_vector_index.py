@@ -135,7 +135,7 @@ def test_identical_films_are_ordered_by_id(name):
     stage = build_stage(find_kind(name), table, "joint")
     index = VectorIndex(table, "joint", stage)
 
-    found = index.search(QUERIES, 40, plan=through(stage, 200, len(table.ids())))
+    found = index.search(QUERIES, 40, plan=through(stage, 1000, 1000))
 
     assert_same(found, index.exact.search(QUERIES, 40))
     for rows, scores in found:
