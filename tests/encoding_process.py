@@ -13,7 +13,16 @@ from index.corpora.readers import open_corpus
 from index.encode import EncodeOptions, encode_corpus
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["encoding_process"])
+CONTEXT.set_forkserver_preload(  # not this module: the server of Python 3.11 does not know the path of the tests
+    [
+        "encoders.checkpoint",
+        "encoders.prompt",
+        "index.encode",
+        "index.corpora.table",
+        "transformers.models.bert.modeling_bert",
+        "transformers.models.resnet.modeling_resnet",
+    ]
+)
 
 
 class Encoding:
