@@ -39,6 +39,11 @@ class FaissStage:
         self.rows = int(searcher.ntotal)
         self.lists = int(self._core.nlist) if kind.effort == "nprobe" else None
 
+    @property
+    def searcher(self) -> Any:
+        """The FAISS index itself, for a copy of it on another device."""
+        return self._searcher
+
     def candidates(self, queries: Vectors, count: int, effort: int | None, allowed: npt.NDArray[np.bool_] | None) -> list[Rows]:
         """Return the rows that FAISS finds for each query, see index.stages.FirstStage."""
         asked = np.ascontiguousarray(queries if self.compaction is None else self.compaction.project_queries(queries))

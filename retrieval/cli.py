@@ -507,7 +507,8 @@ def query(
     from retrieval.engine import Query, SearchEngine
     from retrieval.tables import answer_notes
 
-    engine = SearchEngine.load(index_dir, encoder, choose_device(device))
+    search_device = device if device is not None and device.startswith("cuda") else None  # as named: for one query a GPU seldom pays
+    engine = SearchEngine.load(index_dir, encoder, choose_device(device), search_device)
     asked = Query(
         text=text,
         label=label,

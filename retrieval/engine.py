@@ -20,6 +20,7 @@ from retrieval.shelf import Shelf
 if TYPE_CHECKING:
     from encoders.dual import DualEncoder
     from index.folder import OpenedIndex
+    from index.gpu import Gpu
     from index.shards import ShardTable
     from index.vector_index import VectorIndex
 
@@ -46,18 +47,26 @@ class SearchEngine:
     The encoder is loaded when a text or an image is first asked for: a stored record needs none.
     """
 
-    def __init__(self, opened: "OpenedIndex", encoder_folder: Path, device: str | None = None) -> None:
+    def __init__(self, opened: "OpenedIndex", encoder_folder: Path, device: str | None = None, search_device: str | None = None) -> None:
         self.opened = opened
         self.encoder_folder = encoder_folder
         self.device = device
         self._shelf = Shelf(opened.shards)
         self._encoder: DualEncoder | None = None
         self._loading = threading.Lock()
+        self._gpu = None if search_device is None else _open_gpu(search_device)
+        self._on_gpu: dict[tuple[str, str], VectorIndex] = {}
         self._masks: dict[tuple[str, Selection], NDArray[np.bool_]] = {}
         self._masking = threading.Lock()
 
     @classmethod
-    def load(cls, index_dir: Path | str, encoder: Path | str | None = None, device: str | None = None) -> "SearchEngine":
+    def load(
+        cls,
+        index_dir: Path | str,
+        encoder: Path | str | None = None,
+        device: str | None = None,
+        search_device: str | None = None,
+    ) -> "SearchEngine":
         """Open the index in `index_dir`.
 
         Args:
@@ -65,9 +74,11 @@ class SearchEngine:
             encoder: A checkpoint (or training run) to use instead of the index's own copy; it must be the same
                 encoder.
             device: Where texts and images are encoded; None takes a GPU where there is one.
+            search_device: "cuda", "cuda:1" ...: a GPU that searches too; None for the CPU. Moving an index of 601,000 x 512 there
+                takes longer than one search of it here, so it pays for an engine that is asked often.
 
         Raises:
-            MedretError: If the folder is no whole index, or the encoder is another one.
+            MedretError: If the folder is no whole index, the encoder is another one, or FAISS cannot use that GPU.
         """
         from index.folder import open_index
 
@@ -75,7 +86,7 @@ class SearchEngine:
         folder = opened.encoder_folder
         if encoder is not None:
             folder = _same_encoder(Path(encoder), opened)
-        return cls(opened, folder, device)
+        return cls(opened, folder, device, search_device)
 
     @property
     def encoder(self) -> "DualEncoder":
@@ -223,7 +234,15 @@ class SearchEngine:
             return self._masks[key]
 
     def _index(self, modality: str, vector: str) -> "VectorIndex":
-        return self.opened.index(modality, vector)
+        found = self.opened.index(modality, vector)
+        if self._gpu is None:
+            return found
+        from index.gpu import move_to_gpu
+
+        with self._loading:
+            if (modality, vector) not in self._on_gpu:
+                self._on_gpu[modality, vector] = move_to_gpu(found, self._gpu)
+            return self._on_gpu[modality, vector]
 
     def _ask(self, query: Query) -> _Asked:
         if query.id is not None:
@@ -278,6 +297,12 @@ class SearchEngine:
         mates = self.table(query.find).rows_of(column, [asked.record[column]])
         asked.notes.append(f"left out as of the query's own {word}: {len(mates)} {query.find}")
         return np.union1d(own, mates)
+
+
+def _open_gpu(device: str) -> "Gpu":
+    from index.gpu import Gpu
+
+    return Gpu(device)
 
 
 def _same_encoder(path: Path, opened: "OpenedIndex") -> Path:
