@@ -100,7 +100,8 @@ def test_killed_at_random_moments_and_run_again_it_writes_the_bytes_of_an_undist
         except MedretError:
             pass
         else:
-            assert content(out) == expected  # it had come to its end
+            left = {name: held for name, held in content(out).items() if not name.endswith(".part")}
+            assert left == expected  # it had come to its end
         if number % IN_TURN == IN_TURN - 1 or number == -(-KILLS // len(WAYS)) - 1:
             assert finished(made, out, options) == expected
             assert content(tmp_path / "cache") == cached

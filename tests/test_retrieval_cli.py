@@ -262,6 +262,21 @@ def test_report_recall_scores_both_ways(made, tmp_path):
     assert {"R@1", "R@5", "R@10", "median_rank"} <= set(result["metrics"])
 
 
+def test_processes_share_the_work_and_the_last_one_says_what_there_is(made, tmp_path):
+    told = ("encode", made.corpus, "--encoder", made.run, "--out", tmp_path / "shards", "--cache", tmp_path / "cache", "--split", "test")
+    succeeds("cache", made.corpus, "--encoder", made.run, "--out", tmp_path / "cache", "--split", "test")
+    first = medret(*told, "--size", 2, "--rank", 1)
+    summary = json.loads(succeeds(*told, "--size", 2, "--rank", 0, "--json"))
+
+    assert "other processes have still to make their shards" in first.stderr
+    assert summary["complete"]
+    assert (summary["failures"], summary["compute"]["pixels"]) == (0, "cache 512")
+    assert summary["rates"]["images"] > 0
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
+    (note,) = (line for line in medret(*told, "--rank", 1).stderr.splitlines() if "rank" in line.lower() and "go together" in line)
+    assert note
+
+
 def test_a_corpus_is_encoded_on_the_way_to_its_index_in_the_default_place(made, tmp_path):
     succeeds("build-index", made.corpus, "--encoder", made.run, "--split", "test", cwd=tmp_path)
 
