@@ -105,7 +105,7 @@ def check_cuda(driver: bool, torch_cuda: str | None, torch_sees_gpu: bool, faiss
         driver: Whether the kernel has an NVIDIA driver loaded.
         torch_cuda: The CUDA version torch was built for ("13.0"), or None for a CPU build.
         torch_sees_gpu: `torch.cuda.is_available()`.
-        faiss_cuda: The CUDA major that faiss-gpu asks for, or None for faiss-cpu.
+        faiss_cuda: The CUDA major that faiss-gpu (12) or faiss-gpu-cuvs (13) asks for, or None for faiss-cpu.
     """
     if not driver:
         yield Check(name="gpu", found="no NVIDIA driver: everything runs on the CPU")
@@ -118,13 +118,14 @@ def check_cuda(driver: bool, torch_cuda: str | None, torch_sees_gpu: bool, faiss
         fault = f"torch for CUDA {torch_cuda} cannot use the GPU (driver too old, or no permission)"
         yield Check(name="gpu", found="NVIDIA driver", fault=fault, remedy="compare nvidia-smi's CUDA version with torch's")
     else:
-        yield Check(name="gpu", found=f"NVIDIA driver, torch for CUDA {torch_cuda}")
+        searches = "FAISS searches on the CPU alone" if faiss_cuda is None else f"FAISS for CUDA {faiss_cuda}"
+        yield Check(name="gpu", found=f"NVIDIA driver, torch for CUDA {torch_cuda}, {searches}")
     if torch_cuda is not None and faiss_cuda is not None and int(torch_cuda.split(".")[0]) != faiss_cuda:
         found = f"torch CUDA {torch_cuda}, faiss CUDA {faiss_cuda}"
         fault = "the CUDA majors differ: two CUDA runtimes are loaded side by side (more memory, slower start)"
-        yield Check(
-            name="cuda", found=found, fault=fault, remedy="harmless where both work; else pip install faiss-cpu in place of faiss-gpu"
-        )
+        other = "faiss-gpu-cuvs (CUDA 13)" if torch_cuda.startswith("13.") else "faiss-gpu (CUDA 12)"
+        remedy = f"harmless where both work; else uninstall that FAISS and pip install {other}, or faiss-cpu"
+        yield Check(name="cuda", found=found, fault=fault, remedy=remedy)
 
 
 def render_checks(checks: Sequence[Check]) -> str:

@@ -29,6 +29,25 @@ def test_two_faiss_distributions_are_fatal_and_both_are_named():
     assert (check.remedy or "").startswith("pip uninstall -y faiss-cpu faiss-gpu")
 
 
+@pytest.mark.parametrize("pair", [("faiss-cpu", "faiss-gpu-cuvs"), ("faiss-gpu", "faiss-gpu-cuvs")])
+def test_the_build_with_cuvs_conflicts_with_the_others(pair):
+    check = check_faiss(list(pair))
+
+    assert check.fatal
+    assert (check.remedy or "").startswith(f"pip uninstall -y {' '.join(pair)}")
+
+
+@pytest.mark.parametrize(("torch_cuda", "faiss_cuda", "named"), [("13.0", 12, "faiss-gpu-cuvs"), ("12.8", 13, "faiss-gpu (CUDA 12)")])
+def test_where_cuda_majors_differ_the_faiss_for_that_of_torch_is_named(torch_cuda, faiss_cuda, named):
+    remedy = next(check.remedy for check in check_cuda(True, torch_cuda, True, faiss_cuda) if check.fault)
+
+    assert named in (remedy or "")
+
+
+def test_a_faiss_without_gpu_code_beside_a_gpu_is_said():
+    assert "FAISS searches on the CPU alone" in next(iter(check_cuda(True, "13.0", True, None))).found
+
+
 def test_a_missing_package_is_fatal():
     assert check_package("medret-does-not-exist").fatal
 

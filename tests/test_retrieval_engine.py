@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from handmade_index import make_engine, unit
+from handmade_index import image_rows, make_engine, unit
 from PIL import Image
 
 from encoders.checkpoint import load_checkpoint, save_checkpoint
@@ -18,8 +18,14 @@ from index.corpora.readers import open_corpus
 from index.corpora.record import LabelState, Record
 from index.encode import EncodeOptions, encode_corpus
 from index.folder import build_index
+from index.kinds import find_kind
+from index.manifest import Certificate
 from index.shards import ShardRow
+from index.stages import build_stage
+from index.vector_index import VectorIndex
 from retrieval.engine import Query, SearchEngine
+from retrieval.filters import parse_condition
+from retrieval.tables import answer_notes
 
 ROWS = [  # path, text, patient, study, view, split, Edema, Fracture
     ("a1.png", "Mild pulmonary edema. No fracture.", "p1", "s1", "PA", "train", "1", "0"),
@@ -227,6 +233,26 @@ def test_a_query_can_be_kept_to_views_of_images(engine):
     assert len(engine.search(Query(text="edema", views=("PA",), find="reports", k=5)).hits) == 4
 
 
+def test_a_query_can_be_kept_to_what_records_say_of_themselves(engine):
+    only = (parse_condition("edema=uncertain,negative"), parse_condition("patient_id=p1,"))
+
+    answer = engine.search(Query(text="edema", only=only, k=5))
+
+    assert sorted(hit.id for hit in answer.hits) == ["a3", "c1", "c2"]
+    assert answer.plan.reason == "exact over the 3 allowed rows"
+    assert "5: the index with edema=uncertain,negative and patient_id=p1, holds 3 images" in answer.notes[-1]
+    assert answer_notes(answer)[-1] == answer.plan.reason
+    reports = engine.search(Query(text="edema", find="reports", only=only, k=5))
+    assert sorted(hit.id for hit in reports.hits) == ["s2", "s4"]
+
+
+def test_a_plain_exact_search_needs_no_word_about_its_plan(engine):
+    answer = engine.search(Query(text="edema", k=2))
+
+    assert answer.plan.reason == "exact over all 6 rows"
+    assert answer_notes(answer) == ()
+
+
 def test_a_long_text_is_cut_with_a_note(engine):
     assert any("24 tokens" in note for note in engine.search(Query(text="edema " * 40)).notes)
 
@@ -309,6 +335,72 @@ def test_many_threads_get_the_answers_of_one(home):
     one_by_one = [engine.search(query) for query in queries]
     assert together == one_by_one * 4
     assert together[0] == alone[0]
+
+
+STAGED = ("scan", "ivf-scan", "ivf-flat", "ivf-rabitq", "hnsw")
+
+
+def staged_engine(folder, kind, rows=2000):
+    """An engine over clustered images with an index of this kind, whose settings are certified for both askers."""
+    draw = np.random.default_rng(3)
+    centres = draw.normal(size=(50, 64))
+    vectors = centres[draw.integers(0, 50, rows)] + draw.normal(size=(rows, 64))
+    records = [Record(id=f"r{row:04d}", image=None, patient_id=f"p{row // 3}", sex="FM"[row % 2]) for row in range(rows)]
+    engine = make_engine(folder, {"images": (image_rows(records), {"joint": vectors})})
+    table = engine.table("images")
+    effort = {"nprobe": 16, "efSearch": 200}.get(find_kind(kind).effort)
+    certificates = [
+        Certificate(
+            asker=asker,
+            k=10,
+            target=0.95,
+            recall=0.97,
+            low=0.95,
+            high=1.0,
+            queries=99,
+            drawn="images",
+            candidates=100,
+            effort=effort,
+            p50_ms=1.0,
+            p99_ms=1.0,
+            met=True,
+        )
+        for asker in ("image", "text")
+    ]
+    index = VectorIndex(table, "joint", build_stage(find_kind(kind), table, "joint"), certificates)
+    engine.opened._indexes["images", "joint"] = index
+    return engine
+
+
+@pytest.mark.parametrize("kind", STAGED)
+def test_many_threads_get_the_answers_of_one_from_every_kind_of_index(tmp_path, kind):
+    engine = staged_engine(tmp_path, kind)
+    filters = [(), (parse_condition("sex=F"),), (parse_condition("patient_id=p1,p2,p3"),)]
+    queries = [Query(id=f"r{row:04d}", k=10, only=only) for row in range(0, 2000, 100) for only in filters]
+    one_by_one = [engine.search(query) for query in queries]
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(engine.search, queries * 2))
+
+    assert together == one_by_one * 2
+    assert {answer.plan.kind for answer in together} == {kind}
+
+
+@pytest.mark.parametrize("kind", STAGED)
+def test_a_ranking_without_a_plan_is_exact_whatever_the_kind_of_index(tmp_path, kind):
+    engine = staged_engine(tmp_path, kind)
+    table = engine.table("images")
+    vectors = table.vectors("joint", np.arange(table.rows))
+
+    ranking = engine.rank(vectors[:40], "images", 10)
+
+    np.testing.assert_array_equal(ranking.rows, np.argsort(-(vectors[:40].astype(np.float64) @ vectors.T), axis=1)[:, :10])
+
+
+def test_an_approximate_answer_says_what_is_certified(tmp_path):
+    answer = staged_engine(tmp_path, "scan").search(Query(id="r0000", k=10))
+
+    assert answer_notes(answer)[-1] == "approximate: scan, certified recall@10 0.970 for image"
 
 
 def test_equal_scores_come_in_the_order_of_ids_and_short_lists_are_padded(tmp_path):
