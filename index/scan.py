@@ -20,9 +20,9 @@ from index.kinds import IndexKind
 from index.workers import count_workers, work_on
 
 _BLOCK = 64  # rows whose largest score is looked at before their own
-_SCORES_AT_ONCE = 1 << 21  # 8 MiB, but
-_LEAST_ROWS = 4096  # at a time: below it, the products lose speed
 _QUERIES_AT_ONCE = 1024
+_ROWS_AT_ONCE = ((1, 1 << 22), (64, 1 << 14), (_QUERIES_AT_ONCE, 1 << 12))  # for up to so many queries: scores stay in the cache
+_ROWS_ENCODED = 4096  # at a time
 _NEVER = np.iinfo(np.int32).min  # the score of a row that is not allowed
 _POOLED = 1 << 20  # keys beyond which the pool is cut
 
@@ -62,7 +62,7 @@ class ScanStage:
     def _candidates(self, asked: Codes, count: int, allowed: npt.NDArray[np.bool_] | None, layout: "_KeyLayout") -> list[Rows]:
         pool = _Pool(len(asked), count, layout)
         forbidden = None if allowed is None else ~allowed
-        at_once = max(_LEAST_ROWS, _SCORES_AT_ONCE // len(asked) // _BLOCK * _BLOCK)
+        at_once = next(rows for queries, rows in _ROWS_AT_ONCE if len(asked) <= queries)
         checked = 0  # rows that the bounds are drawn from
         for start in range(0, self.rows, at_once):
             stop = min(start + at_once, self.rows)
@@ -125,8 +125,8 @@ def build_scan(kind: IndexKind, compaction: Compaction, blocks: Sequence[npt.NDA
     codes = np.empty((sum(map(len, blocks)), compaction.dimension), np.int8)
     start = 0
     for block in blocks:
-        for first in range(0, len(block), _LEAST_ROWS):
-            piece = compaction.quantise(block[first : first + _LEAST_ROWS])
+        for first in range(0, len(block), _ROWS_ENCODED):
+            piece = compaction.quantise(block[first : first + _ROWS_ENCODED])
             codes[start : start + len(piece)] = piece
             start += len(piece)
     return ScanStage(kind, compaction, codes)

@@ -59,8 +59,7 @@ def test_candidates_do_not_depend_on_how_rows_and_queries_are_cut(monkeypatch):
     whole = stage_of(codes).candidates(asked, 40, None, None)
 
     for at_once, queries in ((64, 7), (5000, 1024)):
-        monkeypatch.setattr(scan, "_LEAST_ROWS", at_once)
-        monkeypatch.setattr(scan, "_SCORES_AT_ONCE", at_once)
+        monkeypatch.setattr(scan, "_ROWS_AT_ONCE", ((1024, at_once),))
         monkeypatch.setattr(scan, "_QUERIES_AT_ONCE", queries)
         monkeypatch.setattr(scan, "_POOLED", 1000)
         cut = stage_of(codes).candidates(asked, 40, None, None)
