@@ -31,7 +31,7 @@ def wilson_interval(mean: float, count: float, z: float) -> Interval:
     """
     centre = (mean + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * sqrt(mean * (1 - mean) / count + z * z / (4 * count * count))
-    return Interval(mean, max(centre - half, 0.0), min(centre + half, 1.0))
+    return Interval(mean, min(max(centre - half, 0.0), mean), max(min(centre + half, 1.0), mean))  # rounding put aside
 
 
 def effective_trials(shares: Shares, most: int) -> float:

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 
 from index.corpora.record import FINDINGS
 
-_DEGREES = ("", "small", "moderate", "large", "new", "unchanged", "improving", "worsening")
-_PLACES = ("", "left", "right", "bilateral", "left basal", "right basal", "left upper lobe", "right upper lobe")
+_DEGREES = ("", "minimal", "small", "moderate", "large", "new", "chronic", "unchanged", "improving", "worsening")
+_PLACES = (
+    *("", "left", "right", "bilateral", "left basal", "right basal"),
+    *("left upper lobe", "right upper lobe", "left lower lobe", "right lower lobe"),
+)
 _WORDING = {  # as reports say it, where the label's name is not what anyone would type
     "Edema": "pulmonary edema",
     "Enlarged Cardiomediastinum": "widened mediastinum",
