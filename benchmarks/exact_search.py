@@ -47,7 +47,7 @@ def measure_exact(archive: Archive, vectors: Vectors, truths: dict[str, Truth], 
         "rows": len(vectors),
         "dimension": vectors.shape[1],
         "memory_rate": {str(k): v for k, v in memory_rate(128 if quick else 1024).items()},
-        "int8_rate": {str(k): v for k, v in matrix_rate("int8").items()},
+        "matrix_rates": {dtype: max(matrix_rate(dtype, 1024 if quick else 2048).values()) for dtype in ("int8", "float32")},
         "scan_bytes": {medret.name: medret.bytes() or vectors.nbytes for medret in medrets},
         "seconds": {},
         "recall": {},
@@ -89,18 +89,18 @@ def exact_tables(figures: dict[str, Any]) -> str:
 
 def _limits(figures: dict[str, Any], seconds: dict[str, dict[str, float]]) -> str:
     """Each of medret's scans beside the machine's limits and beside the fastest and FAISS's exact peers, in this run."""
-    rate, arithmetic = max(figures["memory_rate"].values()), max(figures["int8_rate"].values())
-    one = figures["memory_rate"]["1"]
-    said = f"Memory is read at {one / 1e9:.1f} GB/s by a thread, at best {rate / 1e9:.1f}; int8 products at {arithmetic / 1e12:.2f} TOP/s."
+    rate, rates = max(figures["memory_rate"].values()), figures["matrix_rates"]
+    reading = f"Memory is read at {figures['memory_rate']['1'] / 1e9:.1f} GB/s by one thread, at best {rate / 1e9:.1f}"
+    said = f"{reading}; products run at {rates['int8'] / 1e12:.2f} TOP/s in int8, {rates['float32'] / 1e12:.2f} in fp32."
     rows = []
     for name, size in figures["scan_bytes"].items():
         for batch, taken in seconds.items():
             peers = {peer: time for peer, time in taken.items() if not peer.startswith("medret")}
             fastest = min(peers, key=lambda peer: peers[peer])
             flat = min(peers[peer] for peer in FLAT)
-            limit = size / rate
-            if size < figures["rows"] * figures["dimension"] * 4:  # int8 codes
-                limit = max(limit, 2 * size * int(batch) / arithmetic)
+            coded = size < figures["rows"] * figures["dimension"] * 4  # int8 codes, one byte a number; else fp32
+            products = 2 * int(batch) * (size if coded else size / 4)
+            limit = max(size / rate, products / rates["int8" if coded else "float32"])
             rows.append(
                 [
                     name,

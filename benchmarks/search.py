@@ -36,7 +36,7 @@ def main() -> None:
     parser = options(__doc__, SECTIONS)
     archive_options(parser)
     parser.add_argument("--slow", action="store_true", help="also the indexes that take minutes to build")
-    parser.add_argument("--contenders", help="of the approximate ones, only those whose names hold one of these, by commas")
+    parser.add_argument("--contenders", nargs="+", default=[""], help="of the approximate ones, only those whose names hold one of these")
     given = parser.parse_args()
     rows = given.rows or (20_000 if given.quick else ROWS)
     archive = make_archive(given.work, given.set, rows, openi=given.openi, queries=200 if given.quick else QUERIES)
@@ -50,7 +50,7 @@ def main() -> None:
     if "approximate" in wanted:
         contenders = [Medret(kind) for kind in KINDS] + approximate_peers(*vectors.shape)
         for contender in contenders:
-            if (given.slow or not contender.slow) and any(part in contender.name for part in (given.contenders or "").split(",")):
+            if (given.slow or not contender.slow) and any(part in contender.name for part in given.contenders):
                 _approximate(results, contender, archive, vectors, truths, given.quick)
     print(report(results, archive))
 
