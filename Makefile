@@ -1,4 +1,5 @@
 # make demo: a synthetic corpus, trained on, indexed, queried and evaluated, in a few minutes.
+# make faults: encoding and changes of an index, each killed KILLS times at random moments, in some ten minutes.
 # make test: the tests.   make lint: ruff, mypy, import-linter.   make clean: remove what these made.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ MEDRET ?= $(VENV)/bin/medret
 FAISS := $(if $(wildcard /proc/driver/nvidia/version),gpu,cpu)
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo demo-run test lint clean
+.PHONY: demo demo-run test faults lint clean
 
 demo: $(VENV)/.installed
 	@$(MAKE) --no-print-directory demo-run
@@ -28,6 +29,12 @@ demo-run:
 
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest
+
+KILLS ?= 110
+
+faults: $(VENV)/.installed-dev
+	MEDRET_KILLS=$(KILLS) $(VENV)/bin/python -m pytest -q -s tests/test_faults_encode.py tests/test_faults_index.py
+	@echo "make faults: at least $(KILLS) kills of encode and $(KILLS) of build, add, remove and compact; every outcome as it has to be"
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check

@@ -117,9 +117,7 @@ def test_killed_at_any_moment_it_is_the_old_index_or_the_new_and_the_command_can
         if what == "compact":
             assert not [path for path in folder.rglob("*") if path.is_file() and b"patient0003" in path.read_bytes()]
         shutil.rmtree(folder)
-    print(
-        f"\n{what}: killed {sum(outcomes.values())} times; {outcomes['old']} left the old index, {outcomes['new']} the new one; none other"
-    )
+    print(f"\n{what}: {sum(outcomes.values())} kills: {outcomes['old']} left the old index, {outcomes['new']} the new one, none another")
 
 
 @pytest.fixture
