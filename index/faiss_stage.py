@@ -124,8 +124,9 @@ def build_faiss(
 ) -> FaissStage:
     """Train a FAISS index on an even sample and add all rows.
 
-    The same rows, seed and number of threads make the same index, except for graphs (hnsw): several threads link
-    vectors in the order they come to, so that two builds differ a little in what they find.
+    The same rows, seed and number of threads make the same index; with lists of compacted or raw vectors any number of threads
+    does (a random rotation, "RR", is rounded differently). Graphs (hnsw) differ from build to build, and in what they find,
+    as several threads link vectors in the order they come to.
 
     Raises:
         MedretError: If FAISS cannot make the index for vectors of this length, or cannot train it on so few rows.

@@ -54,11 +54,11 @@ def test_candidates_are_those_of_sorting_all_products(rows, queries, count, leve
 
 def test_candidates_do_not_depend_on_how_rows_and_queries_are_cut(monkeypatch):
     random = np.random.default_rng(0)
-    codes = random.integers(-127, 128, (30_000, 64)).astype(np.int8)
+    codes = random.integers(-127, 128, (10_000, 64)).astype(np.int8)
     asked = random.normal(size=(150, 64)).astype(np.float32)
     whole = stage_of(codes).candidates(asked, 40, None, None)
 
-    for at_once, queries in ((64, 7), (5000, 1024)):
+    for at_once, queries in ((64, 37), (5000, 1024)):
         monkeypatch.setattr(scan, "_ROWS_AT_ONCE", ((1024, at_once),))
         monkeypatch.setattr(scan, "_QUERIES_AT_ONCE", queries)
         monkeypatch.setattr(scan, "_POOLED", 1000)
