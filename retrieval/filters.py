@@ -20,6 +20,7 @@ _WORDS = ("view", "split", "sex", "tags")  # letter case does not matter
 _RANGES = ("age", "study_date")
 _ALIASES = {"patient": "patient_id", "study": "study_id", "date": "study_date", "tag": "tags"}
 _NAMED = 12  # values that a message lists
+_SOUGHT_ALONE = 16  # values
 
 End = TypeVar("End", float, date)
 
@@ -161,9 +162,11 @@ def _state(finding: str, name: str) -> int:
 
 
 def _distinct_among(table: "ShardTable", column: str, rows: NDArray[np.int64], values: set[str]) -> int:
-    """How many of the values the rows hold."""
-    if column == "tags":
-        return sum(bool(len(table.rows_of("tags", [value]))) for value in values)
+    """How many of the values the rows hold; numbering a whole column, which takes longer than finding a value, only for many."""
+    if len(values) == 1:
+        return min(len(rows), 1)
+    if column == "tags" or len(values) <= _SOUGHT_ALONE:
+        return sum(bool(len(table.rows_of(column, [value]))) for value in values)
     return len(np.unique(table.codes(column)[rows]))
 
 

@@ -166,6 +166,16 @@ def test_of_many_values_a_message_lists_the_first(tmp_path):
         parse_condition("id=x").rows(table)
 
 
+@pytest.mark.parametrize("count", [1, 5, 40])
+def test_one_unknown_value_among_many_is_named(tmp_path, count):
+    table = table_of(tmp_path, [Record(id=f"{row:03d}", image=None) for row in range(100)])
+    known = [f"{row:03d}" for row in range(count)]
+
+    assert Condition(column="id", values=tuple(known)).rows(table).sum() == count
+    with pytest.raises(MedretError, match="no record has id xyz;"):
+        Condition(column="id", values=(*known, "xyz")).rows(table)
+
+
 def test_all_conditions_of_a_selection_hold_and_no_removed_record_is_selected(studies):
     selection = Selection(only=(parse_condition("sex=M,F"), parse_condition("pleural effusion=positive")))
     assert np.array(studies.ids())[selection.rows(studies)].tolist() == ["c", "e"]
