@@ -125,7 +125,8 @@ def encode_corpus(
                 run.encode(modality, part)
         except MedretError:
             if run.failed:  # more than may: they are there to be looked at
-                write_csv(out / FAILURES, ("id", "reason"), run.failed)
+                with planning(out):
+                    write_csv(out / FAILURES, ("id", "reason"), run.failed)
             raise
         with planning(out):
             made = {modality: run.commits(modality, part) for modality, part in rows.parts.items()}

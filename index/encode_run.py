@@ -187,10 +187,10 @@ class EncodeRun:
             )
 
     def _is_open(self, commit: Commit | None, part: RowPart, number: int, size: int) -> bool:
-        """Whether a shard is to be encoded: there is none, all its images failed, or one that failed can be decoded now."""
-        if commit is None or commit.shard.rows == 0:
+        """Whether a shard is to be encoded: there is none, or of one that is empty or to be tried again some image can be decoded now."""
+        if commit is None:
             return True
-        if not self.options.retry_failed or not commit.failures:
+        if not commit.failures or not (self.options.retry_failed or commit.shard.rows == 0):
             return False
         ids = {id for id, _ in commit.failures}
         failed = [row.record for row in part.take(number * size, min((number + 1) * size, part.rows)) if row.record.id in ids]

@@ -14,7 +14,7 @@ from typing import Any
 from encoders.atomic import private_folder, whole_file
 from encoders.errors import MedretError
 from encoders.json_object import read_json, write_json
-from index.manifest import SHARDS_PLAN, ShardFile
+from index.manifest import PRIVATE_PATHS, SHARDS_PLAN, ShardFile
 
 _COMMITS = "commits"
 _SHARD = re.compile(r"\.\w+-(\d+)\.(arrow|json)\..*part")  # of which number a half-written shard or commit is
@@ -61,7 +61,8 @@ def begin(out: Path, plan: Mapping[str, Any], rank: int = 0, size: int = 1) -> N
     else:
         write_json(out / SHARDS_PLAN, plan)
     private_folder(out / _COMMITS)
-    for part in list(out.rglob(".*.part")):  # files, and the folder of a half-copied encoder
+    folders = (out, out / _COMMITS, out / PRIVATE_PATHS.parent)  # no others: a cache in here has locks of its own
+    for part in [part for folder in folders for part in folder.glob(".*.part")]:  # files, and the folder of a half-copied encoder
         shard = _SHARD.fullmatch(part.name)
         if shard is None or int(shard[1]) % size == rank:
             shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
