@@ -12,7 +12,8 @@ from index.corpora.chexpert_fields import chexpert_id
 from index.corpora.prompts import prompts_for
 from index.corpora.record import LabelState
 from retrieval.engine import SearchEngine
-from retrieval.filters import EVERYTHING, Selection, present
+from retrieval.filters import EVERYTHING, Selection
+from retrieval.owners import present
 from retrieval.published_lists import PublishedLists, list_labels, missing_images
 from retrieval.qrels import STATES, LabelRelevance, UncertainPolicy, number_texts, read_relevance
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from retrieval.benchmarks import LabelTask
 from retrieval.engine import SearchEngine
-from retrieval.filters import Groups, same_owner_rows
 from retrieval.metrics import ranked_relevance
+from retrieval.owners import Groups, same_owner_rows
 
 if TYPE_CHECKING:
     from index.shards import ShardTable

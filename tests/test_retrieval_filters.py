@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from encoders.errors import MedretError
 from index.corpora.record import LabelState, Record
-from retrieval.filters import Condition, Groups, Selection, number_values, parse_condition, rows_with, same_owner_rows
+from retrieval.filters import Condition, Selection, parse_condition, rows_with
+from retrieval.owners import Groups, number_values, same_owner_rows
 
 FINDINGS = ("Edema", "Pleural Effusion")
 STUDIES = [  # id, patient, sex, age, date, tags, Edema, Pleural Effusion
