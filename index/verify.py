@@ -1,6 +1,6 @@
 """Every checksum of an index or of a shards folder, compared; faults are listed, not raised."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +10,9 @@ from encoders.checkpoint import load_checkpoint, read_fingerprint
 from encoders.errors import MedretError
 from index.folder import open_parts, read_removed
 from index.generation import load_entry
-from index.manifest import SHARDS_MANIFEST, ModalityShards, check_files, load_index_manifest, load_shards_manifest
-from index.publish import check_stored
+from index.manifest import SHARDS_MANIFEST, IndexManifest, ModalityShards, check_files, load_index_manifest, load_shards_manifest
+from index.publish import check_stored, mend
 from index.shards import Shards, check_vectors, open_shards
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(slots=True)
@@ -55,7 +53,7 @@ def verify_shards(folder: Path) -> Verified:
     verified = Verified(folder)
     with verified.check():
         _check_shards(verified, folder)
-        with verified.check():
+        if not verified.faults:
             _check_records(verified, open_shards(folder))
     return verified
 
@@ -75,18 +73,22 @@ def verify_index(folder: Path) -> Verified:
             with verified.check():
                 check_stored(folder, stored, whole=True)
                 verified.count(folder / stored.file)
-        with verified.check():
-            read_removed(folder, manifest)
-            shards = open_parts(folder, manifest)
-            _check_records(verified, shards)
-            for entry in manifest.indexes:
-                with verified.check():
-                    if shards.table(entry.modality).rows != entry.rows:
-                        raise MedretError(
-                            f"{folder}: its index of {entry.modality} has {entry.rows} rows, the shards {shards.table(entry.modality).rows}"
-                        )
-                    load_entry(folder, entry, shards)
+        if not verified.faults:  # else what is to be read is what was named
+            _check_together(verified, folder, manifest)
     return verified
+
+
+def _check_together(verified: Verified, folder: Path, manifest: IndexManifest) -> None:
+    """Check that shards, removed rows and first stages, each whole, belong together."""
+    read_removed(folder, manifest)
+    shards = open_parts(folder, manifest)
+    _check_records(verified, shards)
+    for entry in manifest.indexes:
+        with verified.check():
+            rows = shards.table(entry.modality).rows
+            if rows != entry.rows:
+                raise MedretError(f"{folder}: its index of {entry.modality} has {entry.rows} rows, the shards {rows}. {mend(folder)}")
+            load_entry(folder, entry, shards)
 
 
 def _check_encoder(verified: Verified, encoder: Path, mark: str) -> None:
