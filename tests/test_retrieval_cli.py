@@ -206,6 +206,52 @@ def test_a_record_finds_each_modality(made, find):
     assert {hit["modality"] for hit in hits} == {find}
 
 
+def test_a_query_keeps_to_what_records_say_of_themselves_and_says_how_it_searched(made):
+    patient = json.loads(succeeds("query", "--text", "edema", "--index", made.index, "--format", "json", "-k", 1))[0]["patient_id"]
+    asked = ("query", "--text", "edema", "--index", made.index, "--format", "json", "-k", 500)
+
+    positive = medret(*asked, "--only", "pleural_effusion=positive,uncertain")
+    both = medret(*asked, "--only", "Pleural Effusion=positive", "--only", f"patient={patient}", "--find", "reports")
+
+    assert positive.returncode == both.returncode == 0, positive.stderr + both.stderr
+    hits = json.loads(positive.stdout)
+    assert {hit["labels"]["Pleural Effusion"] for hit in hits} <= {"positive", "uncertain"}
+    assert 0 < len(hits) < 500
+    assert f"note: exact over the {len(hits)} allowed rows" in positive.stderr
+    assert all(hit["patient_id"] == patient and hit["labels"]["Pleural Effusion"] == "positive" for hit in json.loads(both.stdout))
+
+
+@pytest.mark.parametrize(
+    ("only", "says"),
+    [
+        ("colour=red", "Columns: id, patient_id"),
+        ("Edema=yes", "not_mentioned, or nothing"),
+        ("view=SIDEWAYS", "choose from what the index holds: "),
+        ("patient_id=nobody", "in all)"),
+        ("study_date=yesterday", "no ISO date"),
+    ],
+)
+def test_a_condition_that_nothing_meets_lists_what_there_is(made, only, says):
+    assert says in fails("query", "--text", "edema", "--index", made.index, "--only", only)
+
+
+def test_a_condition_without_a_value_is_wrong_usage(made):
+    done = medret("query", "--text", "edema", "--index", made.index, "--only", "sex")
+
+    assert done.returncode == 2
+    assert "COLUMN=VALUE" in done.stderr
+
+
+def test_an_evaluation_keeps_to_conditions_and_names_them(made, tmp_path):
+    asked = ("evaluate", "label-precision", "--index", made.index, "--direction", "text-image", "--json", tmp_path / "result.json")
+
+    succeeds(*asked, "--only", "pleural effusion=positive,negative", "--html", tmp_path / "page.html")
+
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["protocol"]["only"] == ["pleural effusion=positive,negative"]
+    assert "allowed rows" in (tmp_path / "page.html").read_text()
+
+
 def test_a_query_keeps_to_the_views_and_splits_asked_for(made):
     out = succeeds("query", "--text", "edema", "--view", "PA", "--split", "train", "--index", made.index, "--format", "json", "-k", 500)
 
