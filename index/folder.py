@@ -195,10 +195,20 @@ def _open(folder: Path, manifest: IndexManifest, verify: bool) -> OpenedIndex:
     return opened
 
 
-def _open_part(folder: Path, manifest: IndexManifest, part: ShardsPart, verify: bool) -> Part:
+def find_part(folder: Path, part: ShardsPart) -> Path:
+    """Return where a part of an index is.
+
+    Raises:
+        MedretError: If it is not there.
+    """
     place = Path(os.path.normpath(folder.resolve() / part.folder))
     if not (place / SHARDS_MANIFEST).is_file():
         raise MedretError(f"{folder}: its shards are not at {place}. Move both folders together, or run medret build-index again")
+    return place
+
+
+def _open_part(folder: Path, manifest: IndexManifest, part: ShardsPart, verify: bool) -> Part:
+    place = find_part(folder, part)
     if sha256_file(place / SHARDS_MANIFEST) != part.sha256:
         raise MedretError(
             f"{folder}: the shards at {place} are not those it was built from. Run: medret build-index {place} --out {folder}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from encoders.checkpoint import load_checkpoint, read_fingerprint
 from encoders.errors import MedretError
-from index.folder import open_parts, read_removed
+from index.folder import find_part, open_parts, read_removed
 from index.generation import load_entry
 from index.manifest import SHARDS_MANIFEST, IndexManifest, ModalityShards, check_files, load_index_manifest, load_shards_manifest
 from index.publish import check_stored, mend
@@ -68,7 +68,7 @@ def verify_index(folder: Path) -> Verified:
             _check_encoder(verified, encoder, manifest.encoder)
         for part in manifest.parts:
             with verified.check():
-                _check_shards(verified, folder / part.folder)
+                _check_shards(verified, find_part(folder, part))
         for stored in manifest.files:
             with verified.check():
                 check_stored(folder, stored, whole=True)
