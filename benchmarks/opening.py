@@ -16,26 +16,23 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from archive_vectors import QUERIES, ROWS, Archive, make_archive
-from clock import cached_share, files_under, forget, median, resident
+from clock import cached_share, files_under, forget, median
 from contenders import Medret
+from opening_process import ASKED
 from peers import usual_lists
 from results_file import Results, archive_options, milliseconds, options, table
 
 SECTIONS = ("warm", "cold")
 KINDS = ("flat", "scan", "ivf-scan")
 FAISS = {"faiss read_index, Flat": "flat", "faiss mapped, Flat": "flat", "faiss read_index, IVF": "ivf", "faiss mapped, IVF": "ivf"}
-_ASKED = 12_345  # a stored row, modulo the rows
+CHILD = Path(__file__).with_name("opening_process.py")
 
 
 def main() -> None:
-    """Be the parent that measures, or one of the processes that are measured."""
-    if "--child" in sys.argv:
-        _child(*sys.argv[sys.argv.index("--child") + 1 :])
-        return
+    """Measure what the JSON does not hold, and print the tables."""
     parser = options(__doc__, SECTIONS)
     archive_options(parser)
     given = parser.parse_args()
@@ -58,7 +55,7 @@ def measure(ways: dict[str, tuple[list[str], list[Path]]], times: int, cold: boo
         times: Processes of each that count.
 
     Returns:
-        Medians by way; see `_child`. "process": seconds from its start to its end.
+        Medians by way; see opening_process.py. "process": seconds from its start to its end.
     """
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for turn in range(times + 1):
@@ -68,12 +65,13 @@ def measure(ways: dict[str, tuple[list[str], list[Path]]], times: int, cold: boo
             else:
                 _read(files)
             began = time.time()
-            done = subprocess.run([*command, repr(began)] if "--child" in command else command, capture_output=True, text=True)
+            told_by_itself = str(CHILD) in command
+            done = subprocess.run([*command, repr(began)] if told_by_itself else command, capture_output=True, text=True)
             ended = time.time() - began
             if done.returncode:
                 raise SystemExit(f"{name}: {done.stderr}")
             if turn:
-                told = json.loads(done.stdout) if "--child" in command else {}
+                told = json.loads(done.stdout) if told_by_itself else {}
                 taken[name].append({"process": ended, **told})
     return {name: {key: median([one[key] for one in found]) for key in found[0]} for name, found in taken.items()}
 
@@ -94,14 +92,14 @@ def report(results: Results) -> str:
 def _prepare(archive: Archive) -> dict[str, tuple[list[str], list[Path]]]:
     """Build what is missing, and return each way's command and files."""
     ways: dict[str, tuple[list[str], list[Path]]] = {}
-    me = [sys.executable, __file__, "--child"]
+    me = [sys.executable, str(CHILD)]
     for kind in KINDS:
         folder = archive.folder / f"index-{kind}"
         if not (folder / "index.json").is_file():
             Medret(kind).build(archive, np.empty((0, 0), np.float32))
         files = files_under(folder, archive.shards)
         ways[f"medret {kind}"] = ([*me, "medret", str(folder)], files)
-        query = [str(Path(sys.executable).with_name("medret")), "query", "--id", f"i{_ASKED % _rows(archive):09d}", "--index", str(folder)]
+        query = [str(Path(sys.executable).with_name("medret")), "query", "--id", f"i{ASKED % _rows(archive):09d}", "--index", str(folder)]
         if not Path(query[0]).is_file():  # another environment that has this one's packages
             query[:1] = [sys.executable, "-c", "from retrieval.cli import main; main()"]
         ways[f"`medret query --id`, {kind}"] = (query, files)
@@ -126,6 +124,7 @@ def _write_faiss(archive: Archive, kind: str, path: Path) -> None:
     built = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
     built.train(vectors)
     built.add(vectors)
+    np.save(path.with_suffix(".npy"), vectors[[ASKED % len(vectors)]])
     faiss.write_index(built, str(path))
 
 
@@ -135,40 +134,6 @@ def _read(files: Sequence[Path]) -> None:
             with path.open("rb") as file:
                 while file.read(1 << 24):
                     pass
-
-
-def _child(kind: str, place: str, began: str) -> None:
-    """Open, answer twice, and print seconds and bytes: imports (since the process was started), first, second, anonymous, file."""
-    if kind == "medret":
-        from index.folder import open_index  # as the command imports it
-    else:
-        import faiss
-    imported = time.time()
-
-    if kind == "medret":
-        searched = open_index(Path(place)).index("images")
-        asked = searched.table.vectors("joint", np.array([_ASKED % searched.rows]))
-
-        def answer() -> Any:
-            return searched.search(asked, 10)
-    else:
-        faiss.omp_set_num_threads(1)
-        opened = faiss.read_index(place, faiss.IO_FLAG_MMAP_IFC if kind == "mapped" else 0)
-        if isinstance(opened, faiss.IndexIVF):
-            opened.make_direct_map()
-        asked = opened.reconstruct(_ASKED % opened.ntotal)[None]
-        parameters = faiss.SearchParametersIVF(nprobe=32) if isinstance(opened, faiss.IndexIVF) else None
-
-        def answer() -> Any:
-            return opened.search(asked, 10, params=parameters)
-
-    answer()
-    first = time.time()
-    answer()
-    second = time.time()
-    memory = resident()
-    figures = {"imports": imported - float(began), "first": first - imported, "second": second - first}
-    print(json.dumps({**figures, "anonymous": memory["anonymous"], "file": memory["file"]}))
 
 
 if __name__ == "__main__":
