@@ -62,9 +62,17 @@ class OpenedIndex:
             raise MedretError(f"{self.folder}: has no index of {modality} by {vector} vectors. Run medret build-index again")
         with self._loading:
             if (modality, vector) not in self._indexes:
-                stage = load_entry(self.folder, entry, self.shards)
-                self._indexes[modality, vector] = VectorIndex(self.shards.table(modality), vector, stage, entry.certificates)
+                self._indexes[modality, vector] = self._load(entry)
             return self._indexes[modality, vector]
+
+    def _load(self, entry: IndexEntry) -> VectorIndex:
+        try:
+            stage = load_entry(self.folder, entry, self.shards)
+            return VectorIndex(self.shards.table(entry.modality), entry.vector, stage, entry.certificates)
+        except MedretError as error:
+            if load_index_manifest(self.folder).generation == self.manifest.generation:
+                raise
+            raise MedretError(f"{self.folder}: was compacted or built again since it was opened. Open it again") from error
 
 
 def build_index(

@@ -204,6 +204,16 @@ def test_compaction_renews_the_private_table_and_keeps_the_check_of_the_key(tmp_
         remove_records(tmp_path / "index", patients=["4"], key=b"k" * 32)
 
 
+def test_a_reader_whose_files_were_erased_is_told_to_open_the_index_again(archive):
+    reader = open_index(archive)
+    remove_records(archive, patients=["patient0003"])
+    compact_index(archive)
+
+    with pytest.raises(MedretError, match="was compacted or built again since it was opened"):
+        reader.index("images")
+    assert open_index(archive).index("images").rows == 78
+
+
 def test_compacting_what_is_all_removed_says_to_delete_it(archive):
     remove_records(archive, patients=[f"patient{number:04d}" for number in PATIENTS])
 
