@@ -108,8 +108,8 @@ def _flat_seconds(vectors: np.ndarray) -> float:
 
 
 def _code_seconds(random: np.random.Generator) -> float:
-    codes = torch.from_numpy(random.integers(-127, 128, (_CODE_ROWS, _CODE_COLUMNS), np.int8))
-    out = torch.empty(1, 16_384, dtype=torch.int32)
+    codes = random.integers(-127, 128, (_CODE_ROWS, _CODE_COLUMNS), np.int8)
+    out = np.empty((1, 16_384), np.int32)
 
     def scan() -> None:
         for start in range(0, _CODE_ROWS, out.shape[1]):

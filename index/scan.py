@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from encoders.atomic import whole_file
 from encoders.errors import MedretError
 from index.compaction import MOST, Codes, Compaction, Vectors, load_compaction
 from index.exact import Rows
-from index.integer_products import integer_products
+from index.integer_products import integer_products, is_worth_torch
 from index.kinds import IndexKind
 from index.workers import count_workers, work_on
 
@@ -48,12 +47,14 @@ class ScanStage:
 
     def _set(self, codes: Codes) -> None:
         self._codes, self.rows = codes, len(codes)
-        self._tensor = torch.from_numpy(np.asarray(codes))
+        self._plain = np.asarray(codes)  # slices of a memmap object cost more than the products of a small chunk
 
     def candidates(self, queries: Vectors, count: int, effort: int | None, allowed: npt.NDArray[np.bool_] | None) -> list[Rows]:
         """Return the rows with the highest products for each query, see index.stages.FirstStage."""
         asked = self.compaction.quantise_queries(queries)
         layout = _KeyLayout(self.rows, self.compaction.dimension)
+        if not is_worth_torch(len(asked)):
+            return self._candidates(asked, count, allowed, layout)
         at_once = max(min(-(-len(asked) // count_workers()), _QUERIES_AT_ONCE, layout.queries), 1)
         parts = [asked[start : start + at_once] for start in range(0, len(asked), at_once)]
         found = work_on(parts, lambda part: self._candidates(part, count, allowed, layout))
@@ -81,21 +82,19 @@ class ScanStage:
         padded = -(-(stop - start) // _BLOCK) * _BLOCK
         room = getattr(self._rooms, "scores", None)  # reused: fresh memory costs as much as the products
         if room is None or len(room) < len(asked) * padded:
-            room = self._rooms.scores = torch.empty(len(asked) * padded, dtype=torch.int32)
-        scores = room[: len(asked) * padded].view(len(asked), padded)
-        if padded == stop - start:
-            integer_products(torch.from_numpy(asked), self._tensor[start:stop], scores)
+            room = self._rooms.scores = np.empty(len(asked) * padded, np.int32)
+        scores: npt.NDArray[np.int32] = room[: len(asked) * padded].reshape(len(asked), padded)
+        inside = scores[:, : stop - start]
+        scores[:, stop - start :] = _NEVER
+        if inside.flags.c_contiguous:
+            integer_products(asked, self._plain[start:stop], inside)
         else:
-            scores[:, stop - start :] = _NEVER
-            inside = scores[:, : stop - start]
-            products = inside if len(asked) == 1 else torch.empty((len(asked), stop - start), dtype=torch.int32)
-            integer_products(torch.from_numpy(asked), self._tensor[start:stop], products)
-            if products is not inside:
-                inside.copy_(products)
-        values: npt.NDArray[np.int32] = scores.numpy()
+            products = np.empty(inside.shape, np.int32)
+            integer_products(asked, self._plain[start:stop], products)
+            inside[:] = products
         if forbidden is not None:
-            values[:, : stop - start][:, forbidden] = _NEVER
-        return values
+            inside[:, forbidden] = _NEVER
+        return scores
 
     def add(self, vectors: Iterable[Vectors]) -> None:
         """Append rows, see index.stages.FirstStage."""
@@ -155,6 +154,8 @@ def _maxima(scores: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     blocks = scores.reshape(len(scores), -1, _BLOCK)
     if len(scores) == 1:
         return np.asarray(blocks.max(axis=2))
+    import torch  # twice as fast, and a batch has it already
+
     return np.asarray(torch.amax(torch.from_numpy(blocks), 2).numpy())
 
 

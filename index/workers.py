@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
 
-import torch
-
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -32,6 +30,8 @@ def work_on(parts: Sequence[T], work: Callable[[T], R]) -> list[R]:
 @cache
 def _workers(process: int) -> tuple[ThreadPoolExecutor, int]:
     """Start the workers of a process: a forked one has none of its parent's."""
+    import torch  # here, as it takes a second: a process that asks one thing needs no workers
+
     count = torch.get_num_threads()
     pool = ThreadPoolExecutor(count, thread_name_prefix="medret-scan", initializer=_compute_alone)
     together = threading.Barrier(count)
@@ -41,5 +41,7 @@ def _workers(process: int) -> tuple[ThreadPoolExecutor, int]:
 
 
 def _compute_alone() -> None:
+    import torch
+
     torch.set_num_threads(1)
     torch.get_num_threads()  # the first use in a thread takes over what is set for new threads: now 1

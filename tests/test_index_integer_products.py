@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 
 from index import integer_products as products
 
@@ -21,8 +20,8 @@ def test_products_of_extreme_codes_are_those_of_int64(way, queries, rows, column
     asked = random.choice(np.array([-127, 127], np.int8), (queries, columns))
     codes = random.choice(np.array([-127, -1, 0, 127], np.int8), (rows, columns))
     codes[0], asked[-1] = 127, 127  # the highest sum there can be
-    out = torch.full((queries, rows), 7, dtype=torch.int32)
+    out = np.full((queries, rows), 7, np.int32)
 
-    products.integer_products(torch.from_numpy(asked), torch.from_numpy(codes), out)
+    products.integer_products(asked, codes, out)
 
-    np.testing.assert_array_equal(out.numpy(), asked.astype(np.int64) @ codes.astype(np.int64).T)
+    np.testing.assert_array_equal(out, asked.astype(np.int64) @ codes.astype(np.int64).T)

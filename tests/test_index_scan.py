@@ -1,4 +1,7 @@
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,3 +123,23 @@ def test_codes_that_are_cut_or_of_other_rows_are_refused(tmp_path):
     paths[0].write_bytes(paths[0].read_bytes()[:300])
     with pytest.raises(MedretError, match="cannot be read"):
         load_scan(find_kind("scan"), *paths, rows=90, dimension=64)
+
+
+def test_the_first_answer_of_a_process_needs_no_torch_and_is_the_same(tmp_path):
+    """The products are integers, so that NumPy and torch find the same rows."""
+    program = """
+import sys
+import numpy as np
+from index.compaction import fit_compaction
+from index.kinds import KINDS
+from index.scan import build_scan
+
+vectors = np.random.default_rng(3).standard_normal((5000, 80)).astype(np.float32)
+stage = build_scan(KINDS["scan"], fit_compaction([vectors], 5000), [vectors])
+first = stage.candidates(vectors[:1], 50, None, None)[0]
+assert "torch" not in sys.modules
+second = stage.candidates(vectors[:1], 50, None, None)[0]
+assert "torch" in sys.modules
+assert first.tolist() == second.tolist() and len(first) == 50
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parent.parent)
