@@ -88,15 +88,15 @@ def rows_with(table: "ShardTable", column: str, wanted: Sequence[str]) -> NDArra
     values = {value for value in wanted if value}
     rows = table.rows_of(column, values)
     if _distinct_among(table, column, rows, values) < len(values):
-        known = table.distinct(column)
+        known = set(table.distinct(column))
         spelled = {value.casefold(): value for value in known} if column in _WORDS else {}
         values = {value if value in known else spelled.get(value.casefold(), value) for value in values}
-        if unknown := sorted(values - set(known)):
+        if unknown := sorted(values - known):
             raise MedretError(_unknown_values(table, column, unknown, sorted(known)))
         rows = table.rows_of(column, values)
     marked = np.zeros(table.rows, dtype=np.bool_)
     marked[rows] = True
-    if len(set(wanted)) > len(values):
+    if "" in wanted:
         marked |= _without(table, column)
     return marked
 
@@ -189,20 +189,21 @@ def _unknown_values(table: "ShardTable", column: str, unknown: Sequence[str], kn
 def _in_ranges(table: "ShardTable", column: str, values: Sequence[str]) -> NDArray[np.bool_]:
     held = table.column(column)
     missing = np.isnan(held) if column == "age" else np.isnat(held)
+    known = ~missing if table.live is None else ~missing & table.live
     marked = np.zeros(table.rows, dtype=np.bool_)
     for value in values:
         if not value:
             marked |= missing
             continue
         low, high = _range(value, float, float) if column == "age" else _range(value, _first_day, _last_day)
-        inside = ~missing
+        inside = known.copy()
         if low is not None:
             inside &= held >= np.array(low, dtype=held.dtype)
         if high is not None:
             inside &= held <= np.array(high, dtype=held.dtype)
         if not inside.any():
-            known = held[~missing]
-            extent = f"from {known.min()} to {known.max()}" if len(known) else f"not known of any of the {table.modality}"
+            there = held[known]
+            extent = f"from {there.min()} to {there.max()}" if len(there) else f"not known of any of the {table.modality}"
             raise MedretError(f"no record has {column} {value}; in this index it is {extent}")
         marked |= inside
     return marked
@@ -213,7 +214,7 @@ def _range(text: str, first: Callable[[str], End], last: Callable[[str], End]) -
     low, dots, high = text.partition("..")
     try:
         ends = (first(low) if low.strip() else None, last(high if dots else low) if (high if dots else low).strip() else None)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise MedretError(f"{text!r} is no number, no ISO date (2011-05-31, 2011-05, 2011) and no range LOW..HIGH of these") from error
     return ends
 

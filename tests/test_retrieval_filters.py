@@ -146,6 +146,7 @@ def test_a_condition_selects_the_records_that_meet_it(studies, words, expected):
         ("age=old", "'old' is no number"),
         ("study_date=2011-02-30", "no ISO date"),
         ("study_date=2011-01-01-01..", "no ISO date"),
+        ("study_date=99999999999999999999", "no ISO date"),
         ("study_date=2020", "from 2011-01-31 to 2013-01-01"),
     ],
 )
@@ -189,6 +190,18 @@ def test_all_conditions_of_a_selection_hold_and_no_removed_record_is_selected(st
     studies.live[3] = False
     assert not Condition(column="Edema", values=("",)).rows(studies).any()
     assert not Condition(column="sex", values=("",)).rows(studies).any()
+
+
+def test_one_value_in_two_spellings_does_not_select_records_without_any(studies):
+    assert rows_with(studies, "sex", ["f", "F"]).tolist() == [True, True, False, False, False]
+    assert rows_with(studies, "sex", ["f", "F", ""]).tolist() == [True, True, False, True, False]
+
+
+def test_what_was_removed_is_not_in_the_range_that_there_is(studies):
+    studies.live = np.array([True, True, True, True, False])
+
+    with pytest.raises(MedretError, match=r"no record has age 80\.\.; in this index it is from 40\.0 to 60\.0"):
+        Condition(column="age", values=("80..",)).rows(studies)
 
 
 def test_a_condition_on_the_view_of_reports_says_that_only_images_have_one(tmp_path):
