@@ -164,7 +164,10 @@ def forget(folder: Path, ids: Iterable[str]) -> int:
             content = read_json(note)
             if gone.isdisjoint(entry[0] for entry in content["records"]):
                 continue
-            removed += _rewrite(note, content, gone)
+            if note.with_suffix(".npy").is_file():
+                removed += _rewrite(note, content, gone)
+            else:
+                note.unlink()
     return removed
 
 
@@ -238,7 +241,7 @@ def _rewrite(note: Path, content: dict[str, Any], gone: set[str]) -> int:
             _write_header(file, (len(rows), *held.images.shape[1:]))
         failures = {id: reason for id, reason in content["failures"].items() if id not in gone}
         write_json(place.with_suffix(".json"), {"rule": content["rule"], "records": left, "failures": failures})
-    for old in (note, note.with_suffix(".npy")):
+    for old in (note.with_suffix(".npy"), note):  # pixels first: without its note nobody would know whose they are
         old.unlink(missing_ok=True)
     _sync(note.parent)
     return len(held.ids) - len(rows)

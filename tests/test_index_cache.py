@@ -1,6 +1,7 @@
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -238,3 +239,26 @@ def test_a_cache_of_forgotten_films_alone_goes(records, tmp_path):
     assert forget(tmp_path / "cache", ["r0", "r1"]) == 2
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.name != ".lock"] == ["settings.json"]
     assert forget(tmp_path / "nowhere", ["r0"]) == 0
+
+
+def test_a_film_is_forgotten_though_it_was_interrupted(records, tmp_path, monkeypatch):
+    place = tmp_path / "cache"
+    build_image_cache(records, WAY, place)
+    removing = Path.unlink
+
+    def stop_after_the_first(path, missing_ok=False):
+        removing(path, missing_ok=missing_ok)
+        if path.parent == place and not path.name.startswith("."):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(Path, "unlink", stop_after_the_first)
+        with pytest.raises(KeyboardInterrupt):
+            forget(place, ["r3"])
+
+    forget(place, ["r3"])
+
+    (pixels,) = place.glob("*.npy")
+    assert np.load(pixels).shape == (6, 16, 16)
+    (note,) = place.glob("*.json")
+    assert "r3" not in note.read_text()
