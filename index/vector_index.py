@@ -40,9 +40,9 @@ class VectorIndex:
         self.exact = ExactSearch(table, vector)
         self.kind = KINDS["flat"] if stage is None else stage.kind
         self.rows, self.dimension = table.rows, self.exact.dimension
-        self._live: Mask | None = getattr(table, "live", None)
+        self._live: Mask | None = table.live
 
-    def plan(self, k: int, *, asker: str, allowed_rows: int | None = None, queries: int = 1) -> SearchPlan:
+    def plan(self, k: int, *, asker: str, allowed_rows: int | None = None) -> SearchPlan:
         """Return how a search would run, see index.planner."""
         lists = None if self.stage is None else self.stage.lists
         live_rows = None if self._live is None else int(np.count_nonzero(self._live))
@@ -82,7 +82,7 @@ class VectorIndex:
             allowed = self._live if allowed is None else allowed & self._live
         allowed_rows = self.rows if allowed is None else int(np.count_nonzero(allowed))
         if plan is None:
-            plan = self.plan(k, asker=asker, allowed_rows=allowed_rows, queries=len(queries))
+            plan = self.plan(k, asker=asker, allowed_rows=allowed_rows)
         if plan.how == "exact" or self.stage is None or len(queries) == 0:
             return self.exact.search(queries, k, allowed=allowed, excluded=excluded)
         if allowed_rows == self.rows:

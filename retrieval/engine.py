@@ -135,7 +135,8 @@ class SearchEngine:
         left_out = self._left_out(query, asked)
         allowed_rows = None if allowed is None else int(np.count_nonzero(allowed))
         plan = self._index(query.find, query.vector).plan(query.k, asker=asked.kind, allowed_rows=allowed_rows)
-        ranking = self.rank(asked.vector, query.find, query.k, query.vector, allowed=allowed, exclude=[left_out], plan=plan)
+        most = min(query.k, table.rows)  # whoever asks for a billion answers gets all there are
+        ranking = self.rank(asked.vector, query.find, most, query.vector, allowed=allowed, exclude=[left_out], plan=plan)
         found = int(np.count_nonzero(ranking.rows[0] >= 0))
         if found < query.k:
             where = "the index" if query.splits is None else f"split {', '.join(query.splits)}"

@@ -414,6 +414,13 @@ def test_equal_scores_come_in_the_order_of_ids_and_short_lists_are_padded(tmp_pa
     np.testing.assert_array_equal(ranking.scores, np.array([[1, 1, 0, np.nan, np.nan]], np.float32))
 
 
+def test_more_answers_than_there_is_memory_for_are_all_there_are(tmp_path):
+    rows = [ShardRow(Record(id=id, image=None)) for id in ("a", "b", "c")]
+    engine = make_engine(tmp_path, {"images": (rows, {"joint": np.eye(3)})})
+
+    assert [hit.id for hit in engine.search(Query(id="b", k=10**15)).hits] == ["a", "c"]
+
+
 def test_a_modality_that_the_index_lacks_is_named(tmp_path):
     rows = [ShardRow(Record(id="a", image=None))]
     engine = make_engine(tmp_path, {"images": (rows, {"joint": np.ones((1, 2))})})
