@@ -17,7 +17,7 @@ from index.corpora.csvfile import read_csv
 from index.folder import draft_entries, open_parts, read_removed
 from index.generation import Progress, build_files, certify_entries, write_generation
 from index.manifest import PRIVATE_PATHS, SHARDS_PLAN, IndexManifest, ModalityShards, ShardsManifest, load_index_manifest
-from index.publish import PARTS, next_part, parts, publish, store_part, writing
+from index.publish import generation_folder, generations, next_part, publish, store_part, unpublished_parts, writing
 from index.removal import KEY_CHECK, key_check
 from index.resume import write_csv
 from index.shard_table import Piece
@@ -66,7 +66,7 @@ def compact_index(folder: Path, progress: Progress | None = None) -> CompactSumm
         renewed = [_renew(folder, part, lives) for part, lives in kept]
         new = Shards([part for part in renewed if part is not None])
         replaced = [part for part, after in zip(old.parts, renewed, strict=True) if after is not part]
-        inside = [part.folder.resolve().relative_to(folder.resolve()) for part in replaced if _is_inside(folder, part)]
+        inside = [part.folder.relative_to(folder.resolve()) for part in replaced if _is_inside(folder, part)]
         kinds = {(entry.modality, entry.vector): entry.kind for entry in manifest.indexes}
         number = manifest.generation + 1
         draft = replace(
@@ -74,17 +74,16 @@ def compact_index(folder: Path, progress: Progress | None = None) -> CompactSumm
             generation=number,
             parts=tuple(store_part(folder, part) for part in new.parts),
             indexes=draft_entries(new, manifest.indexes[0].kind, kinds),
-            obsolete=tuple(str(place) for place in inside),
+            obsolete=tuple(str(place) for place in [*inside, *(generation_folder(Path(), before) for before in generations(folder))]),
         )
         made = write_generation(folder, draft, {}, partial(build_files, new, number), progress)
         made = certify_entries(folder, made, new, folder / made.encoder_folder, progress)
         publish(folder, made, forget=True)
-        named = {Path(part.folder).name for part in made.parts if part.folder.startswith(f"{PARTS}/")}
     return CompactSummary(
         removed={modality: len(rows) for modality, rows in removed.items()},
         squares=squares,
         outside=tuple(part.folder for part in replaced if not _is_inside(folder, part)),
-        unfinished=tuple(place for place in parts(folder) if place.name not in named and (place / SHARDS_PLAN).is_file()),
+        unfinished=tuple(place for place in unpublished_parts(folder, made) if (place / SHARDS_PLAN).is_file()),
         manifest=replace(made, obsolete=()),
     )
 
@@ -147,7 +146,7 @@ def _copy_part(part: Part, lives: Live, target: Path) -> None:
     renewed.save(target)
     if (part.folder / "encoder").is_dir():
         copy_checkpoint(part.folder / "encoder", target / "encoder")
-    if (part.folder / PRIVATE_PATHS).is_file():
+    if "images" in modalities and (part.folder / PRIVATE_PATHS).is_file():
         private_folder((target / PRIVATE_PATHS).parent)
         ids = set(Shards([part]).table("images").ids(np.flatnonzero(lives["images"])))
         paths = [(row["id"], row["path"]) for row in read_csv(part.folder / PRIVATE_PATHS, ("id", "path")) if row["id"] in ids]
@@ -157,4 +156,4 @@ def _copy_part(part: Part, lives: Live, target: Path) -> None:
 
 
 def _is_inside(folder: Path, part: Part) -> bool:
-    return part.folder.resolve().is_relative_to(folder.resolve())
+    return part.folder.is_relative_to(folder.resolve())

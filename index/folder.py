@@ -138,7 +138,7 @@ def open_index(folder: Path, verify: bool = False) -> OpenedIndex:
         manifest = load_index_manifest(folder)
         try:
             return _open(folder, manifest, verify)
-        except MedretError:
+        except (MedretError, OSError):  # a file may go between a look and the next
             if load_index_manifest(folder).generation == manifest.generation:
                 raise  # else a writer published meanwhile, and what is missing was out of use
 

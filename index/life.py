@@ -5,9 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from encoders.atomic import private_folder
 from encoders.errors import MedretError
 from index.cache import cache_of
@@ -17,8 +14,8 @@ from index.folder import OpenedIndex, draft_entries, open_index, open_parts, rea
 from index.generation import Progress, build_files, certify_entries, grow_files, link_files, write_generation
 from index.manifest import IndexEntry, IndexManifest, StoredFile, load_index_manifest
 from index.pseudonyms import Pseudonymiser
-from index.publish import PARTS, next_part, parts, publish, store_part, writing
-from index.removal import check_key
+from index.publish import next_part, publish, store_part, unpublished_parts, writing
+from index.removal import check_key, key_check
 from index.shards import Shards, check_vectors, open_shards
 
 if TYPE_CHECKING:
@@ -26,9 +23,6 @@ if TYPE_CHECKING:
     from index.corpora.readers import Corpus
     from index.encode import EncodeSummary
     from index.encode_options import EncodeOptions
-
-
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +157,8 @@ def _check_part(folder: Path, old: Shards, added: Shards) -> None:
     if part.manifest.pseudonymised != old.manifest.pseudonymised:
         words = {True: "pseudonymised", False: "not pseudonymised"}
         raise MedretError(f"{part.folder}: is {words[part.manifest.pseudonymised]}, but {folder} is {words[old.manifest.pseudonymised]}")
+    if len({check for check in (key_check(part), key_check(old.parts[0])) if check}) > 1:  # who is removed would stay under another name
+        raise MedretError(f"{part.folder}: was pseudonymised with another key than {folder}. Encode the corpus with the key of the index")
     if part.folder.resolve() in [other.folder.resolve() for other in old.parts]:
         raise MedretError(f"{part.folder}: is in {folder} already")
     wanted = old.table(old.modalities[0]).dimensions
@@ -177,8 +173,7 @@ def _check_part(folder: Path, old: Shards, added: Shards) -> None:
 
 def _unfinished(folder: Path) -> Path | None:
     """Return the part that an add which was killed left, or None."""
-    named = {Path(part.folder).name for part in load_index_manifest(folder).parts if part.folder.startswith(f"{PARTS}/")}
-    return next((part for part in parts(folder) if part.name not in named), None)
+    return next(iter(unpublished_parts(folder, load_index_manifest(folder))), None)
 
 
 def _check_new(folder: Path, held: Shards, coming: Iterator[tuple[str, str]]) -> None:

@@ -343,7 +343,7 @@ def _stored_file(content: Mapping[str, Any]) -> StoredFile:
 
 
 def _inside(place: str) -> str:
-    """Refuse a path that leads out of the index folder: what is named may be deleted."""
-    if not place or Path(place).is_absolute() or ".." in Path(place).parts:
+    """Refuse a path that leads out of the index folder, or is the folder itself: what is named may be deleted."""
+    if not Path(place).parts or Path(place).is_absolute() or ".." in Path(place).parts:
         raise ValueError(f"{place!r} is outside the folder")
     return place

@@ -13,9 +13,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from encoders.atomic import recover_replaced
 from encoders.errors import MedretError
 from index.manifest import (
@@ -28,15 +25,13 @@ from index.manifest import (
     find_index_manifest,
     sha256_file,
 )
-from index.resume import locked
+from index.resume import LOCK, is_locked, locked
 from index.shards import Part
 
 PARTS = "parts"  # in an index folder: the shards folders that were added or rewritten
 
 _BLOCK = 4096  # bytes
 _BLOCKS = 16  # of a file that are probed
-
-Rows = npt.NDArray[np.int64]
 
 
 @contextmanager
@@ -64,12 +59,10 @@ def publish(folder: Path, manifest: IndexManifest, *, forget: bool = False) -> N
     Args:
         folder: The index folder; the files of the generation are in it.
         manifest: Of the generation.
-        forget: Leave nothing of earlier generations, though a reader may have one open. By default the one before stays
-            until the next change, and so does any that a reader has open.
+        forget: Remove what is obsolete at once, though a reader may have it open, not at the next change.
     """
     manifest.save(folder)
     if forget:
-        _remove(generation_folder(folder, number) for number in generations(folder, below=manifest.generation))
         _remove_obsolete(folder, manifest)
     _sweep(folder, manifest)
 
@@ -77,13 +70,13 @@ def publish(folder: Path, manifest: IndexManifest, *, forget: bool = False) -> N
 def _sweep(folder: Path, manifest: IndexManifest) -> None:
     """Remove generations that are neither the published one nor the one before nor open, and parts that nothing names.
 
-    A part that is not published but has a plan is an encoding that can go on: it stays.
+    A part that is not published but has a plan is an encoding that can go on: it stays, as does one that begins just now.
     """
     kept = {manifest.generation, *generations(folder, below=manifest.generation)[-1:]}
     others = [(number, generation_folder(folder, number)) for number in generations(folder) if number not in kept]
-    _remove(place for number, place in others if number > manifest.generation or not _is_read(place))
-    named = {os.path.normpath(part.folder) for part in manifest.parts}
-    _remove(part for part in parts(folder) if not (part / SHARDS_PLAN).is_file() and f"{PARTS}/{part.name}" not in named)
+    _remove(place for number, place in others if number > manifest.generation or not is_locked(place))
+    unnamed = unpublished_parts(folder, manifest)
+    _remove(part for part in unnamed if not (part / SHARDS_PLAN).is_file() and not is_locked(part / LOCK))
 
 
 def _remove_obsolete(folder: Path, manifest: IndexManifest) -> None:
@@ -105,7 +98,13 @@ def generations(folder: Path, below: int | None = None) -> list[int]:
 
 def parts(folder: Path) -> list[Path]:
     """Return the shards folders inside an index folder's parts/, published or not, by number."""
-    return sorted(entry for entry in (folder / PARTS).glob("[0-9]*") if entry.is_dir())
+    return sorted(entry for entry in (folder / PARTS).glob("[0-9]*") if entry.name.isdecimal() and entry.is_dir())
+
+
+def unpublished_parts(folder: Path, manifest: IndexManifest) -> list[Path]:
+    """Return the shards folders inside an index folder's parts/ that its manifest does not name, by number."""
+    named = {(folder / part.folder).resolve() for part in manifest.parts}
+    return [part for part in parts(folder) if part.resolve() not in named]
 
 
 def next_part(folder: Path) -> Path:
@@ -141,7 +140,9 @@ def store_file(place: Path, generation: int) -> StoredFile:
 
 def store_part(folder: Path, part: Part) -> ShardsPart:
     """Describe a shards folder as a part of the index in `folder`."""
-    relative = os.path.relpath(part.folder.resolve(), folder.resolve())
+    place = part.folder.resolve()
+    own = place.parent == (folder / PARTS).resolve()  # parts/ may be a link to a larger disk
+    relative = f"{PARTS}/{place.name}" if own else os.path.relpath(place, folder.resolve())
     return ShardsPart(folder=relative, sha256=sha256_file(part.folder / SHARDS_MANIFEST), probe=probe_part(part))
 
 
@@ -185,22 +186,6 @@ def check_stored(folder: Path, stored: StoredFile, whole: bool = False) -> None:
 def mend(folder: Path) -> str:
     """Say how files of an index are made anew."""
     return f"Make it again from the shards: medret compact --index {folder}"
-
-
-def _is_read(generation: Path) -> bool:
-    try:
-        handle = os.open(generation, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return False
-    finally:
-        os.close(handle)
-    return False
 
 
 def _remove(places: Iterable[Path]) -> None:

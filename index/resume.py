@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,8 @@ from encoders.atomic import private_folder, whole_file
 from encoders.errors import MedretError
 from encoders.json_object import read_json, write_json
 from index.manifest import PRIVATE_PATHS, SHARDS_PLAN, ShardFile
+
+LOCK = ".lock"  # in a folder: held by whoever writes there
 
 _COMMITS = "commits"
 _SHARD = re.compile(r"\.\w+-(\d+)\.(arrow|json)\..*part")  # of which number a half-written shard or commit is
@@ -96,7 +99,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) 
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = False, *, name: str = ".lock", shared: bool = False) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False, *, name: str = LOCK, shared: bool = False) -> Iterator[None]:
     """Keep other processes from writing here; the lock goes with the process, however it ends.
 
     Args:
@@ -121,6 +124,23 @@ def locked(folder: Path, wait: bool = False, *, name: str = ".lock", shared: boo
         except OSError:  # file systems without locks: two runs would write the same bytes, each whole
             pass
         yield
+
+
+def is_locked(place: Path) -> bool:
+    """Whether somebody holds a lock on a file or folder, alone or with others; no where it is gone, or cannot be locked."""
+    try:
+        handle = os.open(place, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(handle)
+    return False
 
 
 @contextmanager

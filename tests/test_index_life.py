@@ -1,19 +1,26 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from handmade_archive import DIMENSION, KINDS, film_vector, make_encoder, write_archive
 
+import index.compact
+import index.encode
+import index.folder
+from encoders.checkpoint import load_checkpoint
 from encoders.errors import MedretError
 from index.compact import compact_index
+from index.corpora.readers import open_corpus
 from index.folder import OpenedIndex, build_index, open_index
 from index.kinds import find_kind
-from index.life import add_shards
+from index.life import add_corpus, add_options, add_shards
 from index.manifest import load_index_manifest, load_shards_manifest, sha256_file
 from index.planner import SearchPlan
+from index.publish import writing
 from index.removal import remove_records
 from index.verify import verify_index, verify_shards
 from retrieval.benchmarks import pair_task
@@ -159,6 +166,16 @@ def test_shards_that_do_not_fit_are_refused(archive, tmp_path, home, mark):
     assert load_index_manifest(archive).generation == 1 and not verify_index(archive).faults
 
 
+def test_shards_pseudonymised_with_another_key_are_refused(tmp_path, home, mark):
+    for name, patients in (("index/shards", PATIENTS), ("more", MORE)):
+        shards = write_archive(tmp_path / name, patients, mark, pseudonymised=True)
+        (shards / "plan.json").write_text(json.dumps({"pseudonym_key": name[0] * 32}))
+    build_index(tmp_path / "index" / "shards", tmp_path / "index", home / "encoder")
+
+    with pytest.raises(MedretError, match="pseudonymised with another key"):
+        add_shards(tmp_path / "index", tmp_path / "more")
+
+
 @pytest.mark.parametrize("place", ["inside", "outside"])
 def test_compaction_leaves_no_byte_of_what_was_removed(place, tmp_path, home, mark):
     shards = tmp_path / "index" / "shards" if place == "inside" else tmp_path / "shards"
@@ -202,6 +219,82 @@ def test_compaction_renews_the_private_table_and_keeps_the_check_of_the_key(tmp_
     assert SearchEngine.load(tmp_path / "index").image_path("film0004-0") == Path("/films/film0004-0.png")
     with pytest.raises(MedretError, match="pseudonymised with another key"):
         remove_records(tmp_path / "index", patients=["4"], key=b"k" * 32)
+
+
+def test_the_reports_of_a_part_without_images_can_be_compacted_again(tmp_path, home, mark):
+    shards = write_archive(tmp_path / "index" / "shards", PATIENTS, mark, pseudonymised=True)
+    build_index(shards, tmp_path / "index", home / "encoder")
+    remove_records(tmp_path / "index", ids=open_index(tmp_path / "index").shards.table("images").ids())
+    compact_index(tmp_path / "index")
+    remove_records(tmp_path / "index", studies=["study0003"])
+
+    compact_index(tmp_path / "index")
+
+    assert open_index(tmp_path / "index", verify=True).shards.table("reports").rows == 39
+
+
+def test_added_shards_may_lie_on_another_disk(archive, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (archive / "parts").symlink_to(tmp_path / "disk")
+
+    for number in (3, 4):
+        remove_records(archive, patients=[f"patient{number:04d}"])
+        compact_index(archive)
+
+    assert open_index(archive, verify=True).shards.table("images").rows == 76
+    assert [place.name for place in (tmp_path / "disk").iterdir()] == ["0002"]
+
+
+def test_a_compaction_that_was_killed_is_finished_by_the_next_writer(archive, monkeypatch):
+    remove_records(archive, patients=["patient0003"])
+
+    def stop_after_publishing(folder, manifest, forget):
+        manifest.save(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(index.compact, "publish", stop_after_publishing)
+    with pytest.raises(KeyboardInterrupt):
+        compact_index(archive)
+
+    with writing(archive):
+        pass
+
+    assert [path.name for path in archive.glob("g*")] == ["g00003"] and not (archive / "shards").exists()
+    assert open_index(archive, verify=True).index("images").rows == 78
+
+
+def test_a_file_that_goes_while_an_index_is_opened_is_not_missed(archive, monkeypatch):
+    opening, tried = index.folder._open, []
+
+    def go_meanwhile(folder, manifest, verify):
+        tried.append(manifest.generation)
+        if len(tried) > 1:
+            return opening(folder, manifest, verify)
+        replace(manifest, generation=2).save(folder)
+        (folder / "g00001").rename(folder / "g00002")
+        raise FileNotFoundError(folder / "g00001")
+
+    monkeypatch.setattr(index.folder, "_open", go_meanwhile)
+
+    assert open_index(archive).manifest.generation == 2 and tried == [1, 2]
+
+
+def test_records_may_be_removed_while_a_corpus_is_read_to_be_added(archive, tmp_path, monkeypatch):
+    (tmp_path / "table.csv").write_text("id,report,patient_id\nnew,No acute disease.,patient9999\n")
+    corpus = open_corpus(tmp_path / "table.csv")
+    reading = index.encode.read_rows
+
+    def remove_first(*asked, **options):
+        remove_records(archive, patients=["patient0003"])
+        return reading(*asked, **options)
+
+    monkeypatch.setattr(index.encode, "read_rows", remove_first)
+    opened = open_index(archive)
+
+    add_corpus(archive, corpus, load_checkpoint(opened.encoder_folder), add_options(opened))
+
+    reports = open_index(archive).shards.table("reports")
+    assert reports.find("new") is not None and reports.find("study0003") is None
 
 
 def test_a_reader_whose_files_were_erased_is_told_to_open_the_index_again(archive):

@@ -71,7 +71,7 @@ def test_an_index_of_the_first_version_says_how_to_build_it_again(tmp_path):
         load_index_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("file", ["../elsewhere.npy", "/etc/passwd"])
+@pytest.mark.parametrize("file", ["../elsewhere.npy", "/etc/passwd", "."])
 def test_an_index_manifest_that_points_outside_its_folder_is_refused(tmp_path, file):
     gone = StoredFile(file=file, bytes=1, sha256="0" * 64)
     IndexManifest(encoder="0" * 16, parts=(), indexes=(), removed={"images": gone}).save(tmp_path)
