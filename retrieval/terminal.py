@@ -29,6 +29,10 @@ class Progress:
             self._bar.set_postfix_str(remark, refresh=False)
         self._bar.update(done - self._bar.n)
 
+    def stage(self, what: str, done: int, total: int) -> None:
+        """Move the bar to `done` of `total` of one stage of the work, which `what` names."""
+        self(done, total, what)
+
     def say(self, line: str) -> None:
         """Write a line to stderr, above the bar."""
         from tqdm import tqdm

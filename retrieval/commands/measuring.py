@@ -1,0 +1,128 @@
+"""Retrieval measured on a benchmark."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from encoders.device import choose_device
+from encoders.errors import MedretError
+from retrieval.commands.encoding import encode_with_notes
+from retrieval.commands.options import INDEX, Device, Index, Only, Splits, Vector, Views, WithIds, parse_conditions
+
+if TYPE_CHECKING:
+    from retrieval.engine import SearchEngine
+    from retrieval.results import EvaluationResult
+
+Benchmark = Literal["label-precision", "report-recall", "chexpert-8x200"]
+_FLAGS = {"directions": "direction", "ks": "k", "splits": "split", "views": "view"}  # parameter to flag, where they differ
+
+
+def evaluate(
+    benchmark: Annotated[Benchmark, typer.Argument(help="What to measure.")],
+    lists: Annotated[Path | None, typer.Argument(help="chexpert-8x200: the folder of the published lists.")] = None,
+    index_dir: Index = INDEX,
+    direction: Annotated[list[str] | None, typer.Option("--direction", help="text-image, image-image, ...; all when not given.")] = None,
+    split: Splits = None,
+    view: Views = None,
+    only: Only = None,
+    k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Cut-offs; repeatable.")] = None,
+    by: Annotated[
+        Literal["image", "study"] | None, typer.Option(help="Candidates: images (when not given), or each study by its best image.")
+    ] = None,
+    uncertain: Annotated[
+        Literal["negative", "positive", "ignore"] | None, typer.Option(help="label-precision: what uncertain labels count as; negative.")
+    ] = None,
+    exclude_same_patient: Annotated[
+        bool | None,
+        typer.Option("--exclude-same-patient/--include-same-patient", help="For image queries; on, but off for chexpert-8x200."),
+    ] = None,
+    max_queries: Annotated[int | None, typer.Option(min=1, help="label-precision: image queries of each finding; 1000.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="label-precision: draws those queries; 0.")] = None,
+    image_vector: Annotated[Vector | None, typer.Option(help="What image-image compares; chexpert-8x200: features, else joint.")] = None,
+    image_root: Annotated[Path | None, typer.Option(help="chexpert-8x200: encode just the listed images, from here.")] = None,
+    encoder: Annotated[Path | None, typer.Option(help="With --image-root: the encoder; else a check of the index's own.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")] = None,
+    html_out: Annotated[Path | None, typer.Option("--html", help="Write the result and examples as one HTML page.")] = None,
+    with_ids: WithIds = False,
+    device: Device = None,
+) -> None:
+    """Score retrieval on a benchmark, with the level of chance beside each figure."""
+    from retrieval.engine import SearchEngine
+    from retrieval.tables import render_result
+
+    if (lists is None) == (benchmark == "chexpert-8x200"):
+        raise typer.BadParameter("chexpert-8x200 needs the folder of its lists: medret evaluate chexpert-8x200 LISTS; the others take none")
+    given: dict[str, Any] = {"directions": direction, "ks": k, "splits": split, "views": view, "by": by, "uncertain": uncertain}
+    given |= {"exclude_same_patient": exclude_same_patient, "max_queries": max_queries, "seed": seed, "image_vector": image_vector}
+    given["only"] = parse_conditions(only)
+    measure = _measure(benchmark, lists, given)
+    _check_places(json_out, html_out)
+    with _listed_index(lists, image_root, encoder, device) as listed:
+        engine = SearchEngine.load(listed or index_dir, encoder, choose_device(device))
+        result = measure(engine)
+        content = result.to_dict()
+        print(render_result(content))
+        if json_out is not None:
+            _write(json_out, json.dumps(content, indent=2) + "\n")
+        if html_out is not None:
+            from retrieval.report import render_evaluation
+
+            _write(html_out, render_evaluation(engine, content, with_ids=with_ids))
+
+
+@contextmanager
+def _listed_index(lists: Path | None, image_root: Path | None, encoder: Path | None, device: str | None) -> Iterator[Path | None]:
+    """An index of just the images of the published lists, gone afterwards; None where one exists already."""
+    if image_root is None:
+        yield None
+        return
+    if lists is None or encoder is None:
+        raise typer.BadParameter("--image-root goes with chexpert-8x200 and --encoder")
+    from index.encode import EncodeOptions
+    from index.folder import build_index as build
+    from retrieval.published_lists import listed_corpus, load_published_lists
+
+    corpus = listed_corpus(load_published_lists(lists), image_root)
+    with tempfile.TemporaryDirectory(prefix="medret-") as folder:
+        out = Path(folder) / "index"
+        encode_with_notes(corpus, encoder, out / "shards", EncodeOptions(vectors=("joint", "features")), device)
+        build(out / "shards", out, encoder)
+        yield out
+
+
+def _measure(benchmark: Benchmark, lists: Path | None, given: dict[str, Any]) -> "Callable[[SearchEngine], EvaluationResult]":
+    """The benchmark with the options that were given; one that it does not have is wrong usage, not ignored."""
+    from retrieval.evaluation import BENCHMARKS
+
+    measure, directions = BENCHMARKS[benchmark]
+    options = {name: value for name, value in given.items() if value not in (None, [], ())}
+    if foreign := sorted(options.keys() - signature(measure).parameters.keys()):
+        raise typer.BadParameter(f"{benchmark} has no option --{_FLAGS.get(foreign[0], foreign[0]).replace('_', '-')}")
+    if unknown := [name for name in options.get("directions", []) if name not in directions]:
+        raise typer.BadParameter(f"--direction {unknown[0]}: {benchmark} has {', '.join(directions)}")
+    if lists is not None:
+        options["lists"] = lists
+    return partial(measure, **options)
+
+
+def _check_places(*paths: Path | None) -> None:
+    """Say before the work, not after it, that a result cannot be written."""
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise MedretError(f"{path}: the folder {path.parent} does not exist. Make it, or name another file")
+        if path is not None and path.is_dir():
+            raise MedretError(f"{path}: is a folder, expected a file to write")
+
+
+def _write(path: Path, text: str) -> None:
+    from encoders.atomic import whole_file
+
+    with whole_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
