@@ -19,6 +19,7 @@ _MOST_EXCLUDED = 256  # a query that leaves out more rows than this is answered 
 _VALUES_AT_ONCE = 1 << 18  # of vectors in float32: what is scored at a time stays in the processor's cache
 _NORM_ERROR = 1e-2  # beyond float16 rounding: then the shard is damaged
 _QUERIES_AT_ONCE = 1024
+_CANDIDATES_AT_ONCE = 1 << 22  # of all queries of a batch: some 300 MB
 
 Mask = npt.NDArray[np.bool_]
 
@@ -88,8 +89,9 @@ class VectorIndex:
         if allowed_rows == self.rows:
             allowed = None
         found: list[Found] = []
-        for start in range(0, len(queries), _QUERIES_AT_ONCE):
-            part = slice(start, start + _QUERIES_AT_ONCE)
+        at_once = max(min(_QUERIES_AT_ONCE, _CANDIDATES_AT_ONCE // max(plan.candidates, k)), 1)
+        for start in range(0, len(queries), at_once):
+            part = slice(start, start + at_once)
             found += self._search(queries[part], k, plan, allowed, allowed_rows, None if excluded is None else excluded[part])
         return found
 

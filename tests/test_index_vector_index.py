@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from shard_folders import unit, write_images
 
+import index.vector_index
 from encoders.errors import MedretError
 from index.kinds import KINDS, find_kind
 from index.manifest import Certificate
@@ -104,6 +105,16 @@ def test_a_first_stage_that_finds_too_few_is_made_up_for(table, stages):
     plan = SearchPlan(how="approximate", kind="ivf-scan", candidates=300, effort=1, allowed_rows=ROWS, rows=ROWS, reason="")
 
     assert_same(index.search(QUERIES, 300, plan=plan), index.exact.search(QUERIES, 300))
+
+
+def test_a_batch_cut_into_parts_is_answered_as_a_whole(table, stages, monkeypatch):
+    searched = VectorIndex(table, "joint", stages["scan"])
+    own = [np.arange(number) for number in range(len(QUERIES))]
+    whole = searched.search(QUERIES, 10, excluded=own, plan=through(searched.stage))
+
+    monkeypatch.setattr(index.vector_index, "_CANDIDATES_AT_ONCE", 60 * 7)
+
+    assert_same(searched.search(QUERIES, 10, excluded=own, plan=through(searched.stage)), whole)
 
 
 def test_without_a_certificate_no_search_is_approximate(table, stages):
