@@ -79,15 +79,17 @@ def write_commit(out: Path, commit: Commit) -> Commit:
 
 
 def read_commit(out: Path, file: str) -> Commit | None:
-    """Return the commit of a shard that is there in full."""
+    """Return the commit of a shard that is there in full; None where the shard or its commit is missing or damaged: make it again."""
     path = out / _COMMITS / f"{Path(file).stem}.json"
     if not path.is_file() or not (out / file).is_file():
         return None
-    content = read_json(path)
-    shard = ShardFile(file=file, rows=content["rows"], bytes=content["bytes"], sha256=content["sha256"])
-    if (out / file).stat().st_size != shard.bytes:
+    try:
+        content = read_json(path)
+        shard = ShardFile(file=file, rows=int(content["rows"]), bytes=int(content["bytes"]), sha256=content["sha256"])
+        commit = Commit(shard, [(id, reason) for id, reason in content["failures"]], int(content["cut"]))
+    except (MedretError, KeyError, TypeError, ValueError):
         return None
-    return Commit(shard, [(id, reason) for id, reason in content["failures"]], content["cut"])
+    return commit if (out / file).stat().st_size == shard.bytes else None
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -206,10 +206,11 @@ def test_a_finished_run_is_not_repeated(corpus, encoder, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.arrow")} == times
 
 
-def test_a_shard_that_was_cut_is_made_again(corpus, encoder, tmp_path):
+@pytest.mark.parametrize(("file", "length"), [("images-00001.arrow", 100), ("commits/images-00001.json", 3)])
+def test_a_shard_that_was_cut_or_whose_commit_is_damaged_is_made_again(corpus, encoder, tmp_path, file, length):
     encode_corpus(corpus, encoder, tmp_path / "out", options=BOTH)
     before = content(tmp_path / "out")
-    os.truncate(tmp_path / "out" / "images-00001.arrow", 100)
+    os.truncate(tmp_path / "out" / file, length)
 
     summary = encode_corpus(corpus, encoder, tmp_path / "out", options=BOTH)
 
