@@ -63,7 +63,7 @@ def draw_samples(
         seed: Draws the same queries again.
 
     Returns:
-        "image" and "text" to a sample; a direction that does not exist, or has fewer than two queries, is left out.
+        "image" and "text" to a sample; a direction that does not exist, or has fewer than three queries, is left out.
 
     Raises:
         MedretError: If the encoder is needed and cannot be read.
