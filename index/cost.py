@@ -7,7 +7,7 @@ Every formula is bytes or operations over a rate of `index.calibration`. With N 
     scan      a query reads         N p                                         at code_bytes,  + k' gather_s
     ivf       a query reads         4 L d + n/L N c                             at list_bytes,  + k' gather_s
     hnsw      a query walks         efSearch log(N)/log(N0) visit_s x misses,                   + k' gather_s
-    compaction is fitted and run in 2 S D^2 + 25 D^3 + 2 N D p operations       at half of float_flops
+    a quantiser is fitted and run in 2 S D^2 + 25 D^3 + 2 N D p operations        at half of float_flops
     lists are made and filled in    16 T L d + 2 N L d (and 2 N D^2 to rotate)  at half of float_flops
     a graph is built in             N log(N)/log(N0) insert_s x misses
     a certificate takes             2 directions x 1,500 queries x 2 N D        at half of float_flops

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from encoders.atomic import whole_file
 from encoders.errors import MedretError
-from index.compaction import Compaction, Vectors, load_compaction, take_sample
 from index.exact import Rows
 from index.kinds import IndexKind, faiss_fault, faiss_threads, fill_factory, load_faiss
+from index.quantiser import Quantiser, Vectors, load_quantiser, take_sample
 
 _POINTS_PER_LIST = 64  # of a k-means sample: more of them raise the recall by less than its noise
 _ITERATIONS = 8  # of k-means, likewise
@@ -28,12 +28,12 @@ class FaissStage:
 
     Args:
         kind: The row of index.kinds.
-        compaction: What is done to vectors and queries first, or None.
+        quantiser: What is done to vectors and queries first, or None.
         searcher: The trained FAISS index.
     """
 
-    def __init__(self, kind: IndexKind, compaction: Compaction | None, searcher: Any):
-        self.kind, self.compaction = kind, compaction
+    def __init__(self, kind: IndexKind, quantiser: Quantiser | None, searcher: Any):
+        self.kind, self.quantiser = kind, quantiser
         self._faiss, self._searcher = load_faiss(), searcher
         self._core = _core(self._faiss, searcher)
         self.rows = int(searcher.ntotal)
@@ -46,7 +46,7 @@ class FaissStage:
 
     def candidates(self, queries: Vectors, count: int, effort: int | None, allowed: npt.NDArray[np.bool_] | None) -> list[Rows]:
         """Return the rows that FAISS finds for each query, see index.stages.FirstStage."""
-        asked = np.ascontiguousarray(queries if self.compaction is None else self.compaction.project_queries(queries))
+        asked = np.ascontiguousarray(queries if self.quantiser is None else self.quantiser.project_queries(queries))
         count = min(count, self.rows)
         if count == 0:
             return [np.empty(0, np.int64) for _ in asked]
@@ -89,11 +89,11 @@ class FaissStage:
         """Append rows, see index.stages.FirstStage."""
         for block in vectors:
             for start in range(0, len(block), _AT_ONCE):
-                self._searcher.add(_prepared(block[start : start + _AT_ONCE], self.compaction))
+                self._searcher.add(_prepared(block[start : start + _AT_ONCE], self.quantiser))
         self.rows = int(self._searcher.ntotal)
 
     def save(self, folder: Path, name: str) -> list[str]:
-        """Write NAME.faiss, and NAME.compaction.npz where there is a compaction, into `folder`."""
+        """Write NAME.faiss, and NAME.quantiser.npz where there is a quantiser, into `folder`."""
         files = [f"{name}.faiss"]
         with whole_file(folder / files[0]) as part:
             try:
@@ -102,9 +102,9 @@ class FaissStage:
                 raise MedretError(
                     f"{folder / files[0]}: cannot be written ({faiss_fault(error)}). Free space or use another place"
                 ) from error
-        if self.compaction is not None:
-            files.append(f"{name}.compaction.npz")
-            self.compaction.save(folder / files[1])
+        if self.quantiser is not None:
+            files.append(f"{name}.quantiser.npz")
+            self.quantiser.save(folder / files[1])
         return files
 
     def efforts(self) -> tuple[int | None, ...]:
@@ -120,7 +120,7 @@ class FaissStage:
 
 
 def build_faiss(
-    kind: IndexKind, compaction: Compaction | None, blocks: list[npt.NDArray[Any]], rows: int, dimension: int, seed: int
+    kind: IndexKind, quantiser: Quantiser | None, blocks: list[npt.NDArray[Any]], rows: int, dimension: int, seed: int
 ) -> FaissStage:
     """Train a FAISS index on an even sample and add all rows.
 
@@ -132,14 +132,14 @@ def build_faiss(
         MedretError: If FAISS cannot make the index for vectors of this length, or cannot train it on so few rows.
     """
     faiss = load_faiss()
-    length = dimension if compaction is None else compaction.dimension
+    length = dimension if quantiser is None else quantiser.dimension
     lists = count_lists(rows)
     assert kind.factory is not None
     try:
         searcher = faiss.index_factory(length, fill_factory(kind.factory, length, lists), faiss.METRIC_INNER_PRODUCT)
         wanted = _prepare(faiss, searcher, seed)
-        searcher.train(_prepared(take_sample(blocks, rows, wanted), compaction))
-        stage = FaissStage(kind, compaction, searcher)
+        searcher.train(_prepared(take_sample(blocks, rows, wanted), quantiser))
+        stage = FaissStage(kind, quantiser, searcher)
         stage.add(blocks)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise MedretError(
@@ -149,7 +149,7 @@ def build_faiss(
     return stage
 
 
-def load_faiss_stage(kind: IndexKind, path: Path, compaction: Path | None, rows: int, dimension: int) -> FaissStage:
+def load_faiss_stage(kind: IndexKind, path: Path, quantiser: Path | None, rows: int, dimension: int) -> FaissStage:
     """Read what `FaissStage.save` wrote; whoever calls has compared the checksums, as FAISS trusts what it reads.
 
     The file is read, not mapped: over a map (IO_FLAG_MMAP_IFC) a cold IVF index needs 50 to 400 ms for each of its first
@@ -159,7 +159,7 @@ def load_faiss_stage(kind: IndexKind, path: Path, compaction: Path | None, rows:
         MedretError: If a file is missing, damaged, or made for other rows.
     """
     faiss = load_faiss()
-    made = None if compaction is None else load_compaction(compaction, dimension)
+    made = None if quantiser is None else load_quantiser(quantiser, dimension)
     length = dimension if made is None else made.dimension
     searcher = _read(faiss, path)
     if (searcher.ntotal, searcher.d) != (rows, length):
@@ -193,8 +193,8 @@ def _core(faiss: Any, searcher: Any) -> Any:
     return searcher
 
 
-def _prepared(vectors: npt.NDArray[Any], compaction: Compaction | None) -> Vectors:
-    return np.ascontiguousarray(vectors, np.float32) if compaction is None else compaction.project(vectors)
+def _prepared(vectors: npt.NDArray[Any], quantiser: Quantiser | None) -> Vectors:
+    return np.ascontiguousarray(vectors, np.float32) if quantiser is None else quantiser.project(vectors)
 
 
 def _read(faiss: Any, path: Path) -> Any:

@@ -15,8 +15,8 @@ from index.exact import ExactSearch, Found, Rows
 from index.kinds import IndexKind, faiss_distributions, faiss_fault, load_faiss
 
 if TYPE_CHECKING:
-    from index.compaction import Compaction
     from index.faiss_stage import FaissStage
+    from index.quantiser import Quantiser
     from index.shards import ShardTable
     from index.vector_index import VectorIndex
 
@@ -131,8 +131,8 @@ class GpuLists:
         """Return likely rows, see index.stages.FirstStage."""
         if allowed is not None or effort is None or max(effort, count) > _MOST_FOUND:
             return self._host.candidates(queries, count, effort, allowed)
-        compaction = self._host.compaction
-        asked = np.ascontiguousarray(queries if compaction is None else compaction.project_queries(queries))
+        quantiser = self._host.quantiser
+        asked = np.ascontiguousarray(queries if quantiser is None else quantiser.project_queries(queries))
         parameters = self._gpu.faiss.SearchParametersIVF(nprobe=effort)
         with self._gpu.turn:
             rows = self._lists.search(asked, min(count, self.rows), params=parameters)[1]
@@ -158,7 +158,7 @@ class CagraStage:
     """A CAGRA graph on the GPU over compacted vectors; it has to be certified (index.contract) before it is searched.
 
     Args:
-        compaction: What makes a query fit the graph.
+        quantiser: What makes a query fit the graph.
         graph: A trained faiss.GpuIndexCagra.
         gpu: Where it is.
     """
@@ -166,8 +166,8 @@ class CagraStage:
     kind = IndexKind(name="cagra", compact=True, effort="itopk")
     lists: int | None = None
 
-    def __init__(self, compaction: "Compaction", graph: Any, gpu: Gpu):
-        self.compaction, self._graph, self._gpu = compaction, graph, gpu
+    def __init__(self, quantiser: "Quantiser", graph: Any, gpu: Gpu):
+        self.quantiser, self._graph, self._gpu = quantiser, graph, gpu
         self.rows = int(graph.ntotal)
 
     def candidates(self, queries: Vectors, count: int, effort: int | None, allowed: Mask | None) -> list[Rows]:
@@ -178,7 +178,7 @@ class CagraStage:
         parameters = self._gpu.faiss.SearchParametersCagra()
         parameters.itopk_size = max(effort or _GRAPH_EFFORTS[0], -(-count // 32) * 32)  # CAGRA wants multiples of 32, from k
         with self._gpu.turn:
-            rows = self._graph.search(self.compaction.project_queries(queries), count, params=parameters)[1]
+            rows = self._graph.search(self.quantiser.project_queries(queries), count, params=parameters)[1]
         return [own[(own >= 0) & (own < self.rows)] for own in rows]
 
     def add(self, vectors: Iterable[Vectors]) -> None:
@@ -205,20 +205,20 @@ def build_cagra(table: "ShardTable", vector: str, gpu: Gpu) -> CagraStage:
     """
     if not gpu.has_cagra:
         raise MedretError("CAGRA needs FAISS with cuVS: pip uninstall -y the FAISS that is there, then pip install 'medret[gpu-cuvs]'")
-    from index.compaction import fit_compaction
+    from index.quantiser import fit_quantiser
 
     faiss = gpu.faiss
     blocks = [block for block in table.blocks(vector) if len(block)]
-    compaction = fit_compaction(blocks, table.rows)
+    quantiser = fit_quantiser(blocks, table.rows)
     config = faiss.GpuIndexCagraConfig()
     config.device = gpu.number
     try:
         with gpu.turn:
-            graph = faiss.GpuIndexCagra(gpu.resources, compaction.dimension, faiss.METRIC_INNER_PRODUCT, config)
-            graph.train(np.concatenate([compaction.project(block) for block in blocks]))
+            graph = faiss.GpuIndexCagra(gpu.resources, quantiser.dimension, faiss.METRIC_INNER_PRODUCT, config)
+            graph.train(np.concatenate([quantiser.project(block) for block in blocks]))
     except RuntimeError as error:
         raise MedretError(f"CAGRA cannot be built over {table.rows} vectors ({faiss_fault(error)})") from error
-    return CagraStage(compaction, graph, gpu)
+    return CagraStage(quantiser, graph, gpu)
 
 
 def move_to_gpu(host: "VectorIndex", gpu: Gpu) -> "VectorIndex":

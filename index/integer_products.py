@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from index.compaction import MOST, Codes
+from index.quantiser import MOST, Codes
 
 _EXACT_COLUMNS = 1024  # 1024 x 127 x 127 < 2^24: float32 sums of so many products of codes are exact
 _CODES_AT_ONCE = 1 << 19  # in float32: 2 MiB

@@ -21,7 +21,7 @@ class IndexKind:
         exact: Whether it always finds the k best; the others find candidates that are ranked again by the shards' vectors.
         factory: The FAISS factory string of the first stage, with {D} for the dimension and {lists} for the number of
             inverted lists; None where FAISS takes no part in it.
-        compact: Whether the first stage holds compacted vectors (index.compaction).
+        compact: Whether the first stage holds compacted vectors (index.quantiser).
         effort: The search parameter that trades time for recall: "nprobe", "efSearch", or None.
         grade: Recall that the tuner aims at beyond the user's target, or None.
     """

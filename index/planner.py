@@ -176,7 +176,7 @@ def _stage_bytes(
 
 
 def _code_bytes(kind: "IndexKind", dimension: int) -> float:
-    """Bytes of one row in the first stage; compaction keeps about a quarter of 512 dimensions."""
+    """Bytes of one row in the first stage; the quantiser keeps about a quarter of 512 dimensions."""
     factory = kind.factory or ""
     if "RaBitQ" in factory:
         return dimension / 8 + 8

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from encoders.atomic import whole_file
 from encoders.errors import MedretError
-from index.compaction import MOST, Codes, Compaction, Vectors, load_compaction
 from index.exact import Rows
 from index.integer_products import integer_products, is_worth_torch
 from index.kinds import IndexKind
+from index.quantiser import MOST, Codes, Quantiser, Vectors, load_quantiser
 from index.workers import count_workers, work_on
 
 _BLOCK = 64  # rows whose largest score is looked at before their own
@@ -34,14 +34,14 @@ class ScanStage:
 
     Args:
         kind: The row of index.kinds.
-        compaction: What made the codes.
+        quantiser: What made the codes.
         codes: (rows, p) int8 in the order of the shards; mapped or in memory.
     """
 
     lists: int | None = None
 
-    def __init__(self, kind: IndexKind, compaction: Compaction, codes: Codes):
-        self.kind, self.compaction = kind, compaction
+    def __init__(self, kind: IndexKind, quantiser: Quantiser, codes: Codes):
+        self.kind, self.quantiser = kind, quantiser
         self._set(codes)
         self._rooms = threading.local()
 
@@ -51,8 +51,8 @@ class ScanStage:
 
     def candidates(self, queries: Vectors, count: int, effort: int | None, allowed: npt.NDArray[np.bool_] | None) -> list[Rows]:
         """Return the rows with the highest products for each query, see index.stages.FirstStage."""
-        asked = self.compaction.quantise_queries(queries)
-        layout = _KeyLayout(self.rows, self.compaction.dimension)
+        asked = self.quantiser.quantise_queries(queries)
+        layout = _KeyLayout(self.rows, self.quantiser.dimension)
         if not is_worth_torch(len(asked)):
             return self._candidates(asked, count, allowed, layout)
         at_once = max(min(-(-len(asked) // count_workers()), _QUERIES_AT_ONCE, layout.queries), 1)
@@ -98,14 +98,14 @@ class ScanStage:
 
     def add(self, vectors: Iterable[Vectors]) -> None:
         """Append rows, see index.stages.FirstStage."""
-        self._set(np.concatenate([self._codes, *(self.compaction.quantise(block) for block in vectors)]))
+        self._set(np.concatenate([self._codes, *(self.quantiser.quantise(block) for block in vectors)]))
 
     def save(self, folder: Path, name: str) -> list[str]:
-        """Write NAME.codes.npy and NAME.compaction.npz into `folder`."""
-        files = [f"{name}.codes.npy", f"{name}.compaction.npz"]
+        """Write NAME.codes.npy and NAME.quantiser.npz into `folder`."""
+        files = [f"{name}.codes.npy", f"{name}.quantiser.npz"]
         with whole_file(folder / files[0]) as part, part.open("wb") as file:
             np.lib.format.write_array(file, np.ascontiguousarray(self._codes), allow_pickle=False)
-        self.compaction.save(folder / files[1])
+        self.quantiser.save(folder / files[1])
         return files
 
     def efforts(self) -> tuple[int | None, ...]:
@@ -119,25 +119,25 @@ class ScanStage:
             mapped.madvise(mmap.MADV_WILLNEED)
 
 
-def build_scan(kind: IndexKind, compaction: Compaction, blocks: Sequence[npt.NDArray[Any]]) -> ScanStage:
+def build_scan(kind: IndexKind, quantiser: Quantiser, blocks: Sequence[npt.NDArray[Any]]) -> ScanStage:
     """Return the scan over these blocks of stored vectors, (n, D) float32 or float16 each."""
-    codes = np.empty((sum(map(len, blocks)), compaction.dimension), np.int8)
+    codes = np.empty((sum(map(len, blocks)), quantiser.dimension), np.int8)
     start = 0
     for block in blocks:
         for first in range(0, len(block), _ROWS_ENCODED):
-            piece = compaction.quantise(block[first : first + _ROWS_ENCODED])
+            piece = quantiser.quantise(block[first : first + _ROWS_ENCODED])
             codes[start : start + len(piece)] = piece
             start += len(piece)
-    return ScanStage(kind, compaction, codes)
+    return ScanStage(kind, quantiser, codes)
 
 
-def load_scan(kind: IndexKind, codes: Path, compaction: Path, rows: int, dimension: int) -> ScanStage:
-    """Map the codes and read the compaction that `ScanStage.save` wrote.
+def load_scan(kind: IndexKind, codes: Path, quantiser: Path, rows: int, dimension: int) -> ScanStage:
+    """Map the codes and read the quantiser that `ScanStage.save` wrote.
 
     Raises:
         MedretError: If a file is missing, damaged, or made for other rows.
     """
-    made = load_compaction(compaction, dimension)
+    made = load_quantiser(quantiser, dimension)
     try:
         mapped = np.load(codes, mmap_mode="c", allow_pickle=False)  # "c": torch takes writable arrays only; nothing is written
     except (OSError, ValueError, EOFError) as error:

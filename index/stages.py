@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.errors import MedretError
-from index.compaction import fit_compaction
 from index.exact import Rows
 from index.faiss_stage import FaissStage, build_faiss, load_faiss_stage
 from index.kinds import IndexKind
+from index.quantiser import fit_quantiser
 
 if TYPE_CHECKING:
     from index.shards import ShardTable
@@ -85,13 +85,13 @@ def build_stage(kind: IndexKind, table: "ShardTable", vector: str, seed: int = 0
     rows, dimension = sum(map(len, blocks)), table.dimension(vector)
     if rows == 0:
         raise MedretError(f"the {table.modality} hold no rows to index as {kind.name}. Choose --kind flat")
-    compaction = fit_compaction(blocks, rows) if kind.compact else None
+    quantiser = fit_quantiser(blocks, rows) if kind.compact else None
     if kind.factory is not None:
-        return build_faiss(kind, compaction, blocks, rows, dimension, seed)
-    assert compaction is not None
+        return build_faiss(kind, quantiser, blocks, rows, dimension, seed)
+    assert quantiser is not None
     from index.scan import build_scan  # it brings torch, which takes a second to import: not for the other kinds
 
-    return build_scan(kind, compaction, blocks)
+    return build_scan(kind, quantiser, blocks)
 
 
 def load_stage(kind: IndexKind, folder: Path, files: Sequence[str], table: "ShardTable", vector: str) -> FirstStage:
@@ -112,16 +112,16 @@ def load_stage(kind: IndexKind, folder: Path, files: Sequence[str], table: "Shar
         return next((folder / file for file in files if file.endswith(suffix)), None)
 
     rows, dimension = table.rows, table.dimension(vector)
-    compaction, codes, searcher = find(".compaction.npz"), find(".codes.npy"), find(".faiss")
+    quantiser, codes, searcher = find(".quantiser.npz"), find(".codes.npy"), find(".faiss")
     missing = f"{folder}: the index of {table.modality} by {vector} lacks a file of its {kind.name} stage. Run medret build-index again"
-    if kind.compact and compaction is None:
+    if kind.compact and quantiser is None:
         raise MedretError(missing)
     if kind.factory is not None:
         if searcher is None:
             raise MedretError(missing)
-        return load_faiss_stage(kind, searcher, compaction, rows, dimension)
-    if codes is None or compaction is None:
+        return load_faiss_stage(kind, searcher, quantiser, rows, dimension)
+    if codes is None or quantiser is None:
         raise MedretError(missing)
     from index.scan import load_scan
 
-    return load_scan(kind, codes, compaction, rows, dimension)
+    return load_scan(kind, codes, quantiser, rows, dimension)

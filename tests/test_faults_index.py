@@ -160,7 +160,7 @@ def archive_twin(home, tmp_path):
     "name",
     [
         "g00001/images-joint.codes.npy",
-        "g00001/reports-joint.compaction.npz",
+        "g00001/reports-joint.quantiser.npz",
         "shards/reports-00000.arrow",
         "shards/manifest.json",
         "index.json",
@@ -182,7 +182,7 @@ def test_a_missing_or_cut_file_is_told_when_the_index_is_opened(archive, name, h
     assert "\n" not in str(fault.value) and verify_index(archive).faults
 
 
-@pytest.mark.parametrize("name", ["images-joint.faiss", "images-joint.compaction.npz", "images.removed.npy", "images-joint.codes.npy"])
+@pytest.mark.parametrize("name", ["images-joint.faiss", "images-joint.quantiser.npz", "images.removed.npy", "images-joint.codes.npy"])
 def test_a_flipped_bit_in_what_is_searched_gives_no_answer_or_the_right_one(archive, home, name):
     if name.endswith(".faiss"):
         build_index(archive / "shards", archive, home / "encoder", "ivf-scan")

@@ -5,9 +5,9 @@ import pytest
 from shard_folders import unit
 
 from encoders.errors import MedretError
-from index.compaction import fit_compaction
 from index.faiss_stage import build_faiss, count_lists, load_faiss_stage
 from index.kinds import KINDS, find_kind
+from index.quantiser import fit_quantiser
 
 ROWS, DIMENSION = 3000, 64
 GRAPHS = ("hnsw", "HNSW16,Flat")
@@ -25,8 +25,8 @@ VECTORS, QUERIES = clustered(ROWS, 1), clustered(25, 2)
 
 def build(name, vectors=VECTORS, seed=0):
     kind = find_kind(name)
-    compaction = fit_compaction([vectors], len(vectors)) if kind.compact else None
-    return build_faiss(kind, compaction, [vectors[:1000], vectors[1000:]], len(vectors), DIMENSION, seed)
+    quantiser = fit_quantiser([vectors], len(vectors)) if kind.compact else None
+    return build_faiss(kind, quantiser, [vectors[:1000], vectors[1000:]], len(vectors), DIMENSION, seed)
 
 
 def nearest(query, count, allowed=None):
@@ -121,9 +121,9 @@ def test_a_graph_or_lists_searched_by_four_threads_find_what_one_finds(name):
 def test_a_saved_stage_finds_the_same_and_grows(name, tmp_path):
     stage = build(name, VECTORS[:2000])
     files = stage.save(tmp_path, "images-joint")
-    compaction = tmp_path / "images-joint.compaction.npz" if stage.compaction is not None else None
+    quantiser = tmp_path / "images-joint.quantiser.npz" if stage.quantiser is not None else None
 
-    loaded = load_faiss_stage(stage.kind, tmp_path / files[0], compaction, 2000, DIMENSION)
+    loaded = load_faiss_stage(stage.kind, tmp_path / files[0], quantiser, 2000, DIMENSION)
     again = loaded.candidates(QUERIES, 20, loaded.efforts()[-1], None)
     loaded.add([VECTORS[2000:2600], VECTORS[2600:]])
 

@@ -355,7 +355,7 @@ def test_another_encoder_is_swapped_in_together_with_its_shards(archive, tmp_pat
 
 DAMAGED = {
     "g00001/images-joint.codes.npy": "verify",
-    "g00001/images-joint.compaction.npz": "use",
+    "g00001/images-joint.quantiser.npz": "use",
     "shards/images-00001.arrow": "verify",
     "shards/manifest.json": "open",
     "encoder/model.safetensors": "verify",

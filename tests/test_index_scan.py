@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from encoders.errors import MedretError
 from index import scan
-from index.compaction import Compaction
 from index.kinds import find_kind
+from index.quantiser import Quantiser
 from index.scan import ScanStage, load_scan
 
 
 def stage_of(codes):
-    """A scan of given codes: the compaction is the identity, so that a query of whole numbers up to 127 is its own code."""
+    """A scan of given codes: the quantiser is the identity, so that a query of whole numbers up to 127 is its own code."""
     dimension = codes.shape[1]
-    identity = Compaction(np.zeros(dimension, np.float32), np.eye(dimension, dtype=np.float32), 1.0)
+    identity = Quantiser(np.zeros(dimension, np.float32), np.eye(dimension, dtype=np.float32), 1.0)
     return ScanStage(find_kind("scan"), identity, codes)
 
 
@@ -108,7 +108,7 @@ def test_a_saved_scan_is_mapped_and_grows(tmp_path):
     loaded.read_ahead()
     loaded.add([codes[900:950].astype(np.float32), codes[950:].astype(np.float32)])
 
-    assert files == ["images-joint.codes.npy", "images-joint.compaction.npz"]
+    assert files == ["images-joint.codes.npy", "images-joint.quantiser.npz"]
     assert loaded.rows == 1000
     expected = stage_of(codes).candidates(asked, 15, None, None)
     assert all(np.array_equal(one, other) for one, other in zip(loaded.candidates(asked, 15, None, None), expected, strict=True))
@@ -130,12 +130,12 @@ def test_the_first_answer_of_a_process_needs_no_torch_and_is_the_same(tmp_path):
     program = """
 import sys
 import numpy as np
-from index.compaction import fit_compaction
+from index.quantiser import fit_quantiser
 from index.kinds import KINDS
 from index.scan import build_scan
 
 vectors = np.random.default_rng(3).standard_normal((5000, 80)).astype(np.float32)
-stage = build_scan(KINDS["scan"], fit_compaction([vectors], 5000), [vectors])
+stage = build_scan(KINDS["scan"], fit_quantiser([vectors], 5000), [vectors])
 first = stage.candidates(vectors[:1], 50, None, None)[0]
 assert "torch" not in sys.modules
 second = stage.candidates(vectors[:1], 50, None, None)[0]

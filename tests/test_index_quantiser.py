@@ -3,7 +3,7 @@ import pytest
 from shard_folders import unit
 
 from encoders.errors import MedretError
-from index.compaction import fit_compaction, load_compaction
+from index.quantiser import fit_quantiser, load_quantiser
 
 
 def drawn(rows, dimension, directions, seed=0):
@@ -18,10 +18,10 @@ def drawn(rows, dimension, directions, seed=0):
 def test_where_all_directions_are_kept_products_differ_by_a_constant_of_the_query(dimension):
     """<q, R'(x - m)> is <q, x> - <q, m>: the mean is taken from the stored vectors only, so the order stays."""
     vectors, queries = drawn(500, dimension, 5), unit(np.random.default_rng(1).normal(size=(6, dimension)))
-    compaction = fit_compaction([vectors[:200], vectors[200:]], 500)
-    assert compaction.dimension == dimension
+    quantiser = fit_quantiser([vectors[:200], vectors[200:]], 500)
+    assert quantiser.dimension == dimension
 
-    compacted = compaction.project_queries(queries) @ compaction.project(vectors).T
+    compacted = quantiser.project_queries(queries) @ quantiser.project(vectors).T
 
     expected = queries.astype(np.float64) @ (vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)).T
     np.testing.assert_allclose(compacted, expected, rtol=0, atol=2e-6)
@@ -33,13 +33,13 @@ def test_the_length_is_the_smallest_multiple_of_32_that_keeps_97_percent_of_the_
         variances = np.sort(np.linalg.svd(vectors - vectors.mean(axis=0), compute_uv=False) ** 2)[::-1]
         expected = next(p for p in range(64, 200, 32) if variances[:p].sum() >= 0.97 * variances.sum())
 
-        assert fit_compaction([vectors], 3000).dimension == expected
+        assert fit_quantiser([vectors], 3000).dimension == expected
 
 
 def test_the_same_rows_give_the_same_compaction_however_they_are_cut(tmp_path):
     vectors = drawn(50_000, 16, 4)
 
-    whole, cut = fit_compaction([vectors], 50_000), fit_compaction([vectors[:7], vectors[7:7], vectors[7:41_000], vectors[41_000:]], 50_000)
+    whole, cut = fit_quantiser([vectors], 50_000), fit_quantiser([vectors[:7], vectors[7:7], vectors[7:41_000], vectors[41_000:]], 50_000)
 
     np.testing.assert_array_equal(whole.rotation, cut.rotation)
     np.testing.assert_array_equal(whole.quantise(vectors), cut.quantise(vectors))
@@ -47,9 +47,9 @@ def test_the_same_rows_give_the_same_compaction_however_they_are_cut(tmp_path):
 
 def test_codes_use_their_whole_range_and_rank_as_the_vectors_do():
     vectors, queries = drawn(2000, 64, 12), drawn(20, 64, 12)
-    compaction = fit_compaction([vectors], 2000)
+    quantiser = fit_quantiser([vectors], 2000)
 
-    codes, asked = compaction.quantise(vectors), compaction.quantise_queries(queries)
+    codes, asked = quantiser.quantise(vectors), quantiser.quantise_queries(queries)
 
     assert codes.dtype == asked.dtype == np.int8
     assert np.abs(codes.astype(int)).max() == 127
@@ -60,20 +60,20 @@ def test_codes_use_their_whole_range_and_rank_as_the_vectors_do():
 
 @pytest.mark.parametrize("vectors", [np.zeros((1, 8), np.float32), unit(np.ones((5, 8)))], ids=["zero", "identical"])
 def test_vectors_without_any_variance_get_codes_of_zero(vectors):
-    compaction = fit_compaction([vectors], len(vectors))
+    quantiser = fit_quantiser([vectors], len(vectors))
 
-    assert np.abs(compaction.quantise_queries(np.zeros((2, 8), np.float32))).max() == 0
-    assert compaction.quantise(vectors).shape == (len(vectors), 8)
+    assert np.abs(quantiser.quantise_queries(np.zeros((2, 8), np.float32))).max() == 0
+    assert quantiser.quantise(vectors).shape == (len(vectors), 8)
 
 
 def test_a_compaction_is_read_as_it_was_saved(tmp_path):
     vectors = drawn(300, 96, 6)
-    compaction = fit_compaction([vectors], 300)
-    compaction.save(tmp_path / "x.npz")
+    quantiser = fit_quantiser([vectors], 300)
+    quantiser.save(tmp_path / "x.npz")
 
-    np.testing.assert_array_equal(load_compaction(tmp_path / "x.npz", 96).quantise(vectors), compaction.quantise(vectors))
+    np.testing.assert_array_equal(load_quantiser(tmp_path / "x.npz", 96).quantise(vectors), quantiser.quantise(vectors))
     with pytest.raises(MedretError, match=r"expected.*\(64,\)|length"):
-        load_compaction(tmp_path / "x.npz", 64)
+        load_quantiser(tmp_path / "x.npz", 64)
     (tmp_path / "x.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:500])
     with pytest.raises(MedretError, match="cannot be read"):
-        load_compaction(tmp_path / "x.npz", 96)
+        load_quantiser(tmp_path / "x.npz", 96)

@@ -1,4 +1,4 @@
-"""Compaction: vectors by their main directions, for a first stage that need not be exact."""
+"""The quantiser: vectors by their main directions, as int8 codes, for a first stage that need not be exact."""
 
 import zipfile
 import zlib
@@ -24,7 +24,7 @@ _AT_ONCE = 8192  # rows
 
 
 @dataclass(frozen=True, slots=True)
-class Compaction:
+class Quantiser:
     """Subtracts the mean from stored vectors, turns them into their main directions and keeps the first p of these.
 
     The mean is never subtracted from a query: <q, x - mean> differs from <q, x> by the same number for every x, so that the
@@ -75,8 +75,8 @@ class Compaction:
             np.savez(file, mean=self.mean, rotation=self.rotation, scale=np.float64(self.scale))
 
 
-def fit_compaction(blocks: Iterable[npt.NDArray[Any]], rows: int) -> Compaction:
-    """Return the compaction of a collection: the same for the same rows, however they are cut into blocks.
+def fit_quantiser(blocks: Iterable[npt.NDArray[Any]], rows: int) -> Quantiser:
+    """Return the quantiser of a collection: the same for the same rows, however they are cut into blocks.
 
     Args:
         blocks: (n, D) float32 or float16 arrays, `rows` rows in all, above 0.
@@ -89,9 +89,9 @@ def fit_compaction(blocks: Iterable[npt.NDArray[Any]], rows: int) -> Compaction:
     rotation = np.ascontiguousarray(directions[:, ::-1][:, : _kept(variances[::-1])], dtype=np.float32)
     # One scale, from the largest value: clipping the outermost 0.01 % of values costs 1.4 % of text neighbours, as the best rows
     # of a query are those that lie far out. Unit vectors bound what one outlier can spoil.
-    first = Compaction(mean.astype(np.float32), rotation, 1.0)
+    first = Quantiser(mean.astype(np.float32), rotation, 1.0)
     largest = max(float(np.abs(first.project(sample[start : start + _AT_ONCE])).max()) for start in range(0, len(sample), _AT_ONCE))
-    return Compaction(first.mean, rotation, MOST / largest if largest > 0 else 1.0)
+    return Quantiser(first.mean, rotation, MOST / largest if largest > 0 else 1.0)
 
 
 def take_sample(blocks: Iterable[npt.NDArray[Any]], rows: int, most: int) -> Vectors:
@@ -105,8 +105,8 @@ def take_sample(blocks: Iterable[npt.NDArray[Any]], rows: int, most: int) -> Vec
     return np.concatenate(parts)
 
 
-def load_compaction(path: Path, dimension: int) -> Compaction:
-    """Read what `Compaction.save` wrote.
+def load_quantiser(path: Path, dimension: int) -> Quantiser:
+    """Read what `Quantiser.save` wrote.
 
     Raises:
         MedretError: If the file is missing or damaged, or is for vectors of another length than `dimension`.
@@ -118,7 +118,7 @@ def load_compaction(path: Path, dimension: int) -> Compaction:
         raise MedretError(f"{path}: the index file cannot be read ({error}). Run medret build-index again") from error
     if mean.shape != (dimension,) or rotation.ndim != 2 or len(rotation) != dimension or rotation.shape[1] > dimension:
         raise MedretError(f"{path}: made for vectors of length {mean.shape}, found {dimension}. Run medret build-index again")
-    return Compaction(mean.astype(np.float32), rotation.astype(np.float32), scale)
+    return Quantiser(mean.astype(np.float32), rotation.astype(np.float32), scale)
 
 
 def _covariance(sample: Vectors, mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
