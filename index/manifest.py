@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -322,7 +322,7 @@ def _mend_version(folder: Path, form: str, content: Mapping[str, Any]) -> str:
 def _index_manifest(content: dict[str, Any]) -> IndexManifest:
     return IndexManifest(
         encoder=str(content["encoder"]),
-        parts=tuple(ShardsPart(**part) for part in content["parts"]),
+        parts=tuple(_plain(ShardsPart, part) for part in content["parts"]),
         indexes=tuple(_index_entry(entry) for entry in content["indexes"]),
         generation=int(content["generation"]),
         removed={modality: _stored_file(file) for modality, file in content["removed"].items()},
@@ -335,11 +335,22 @@ def _index_manifest(content: dict[str, Any]) -> IndexManifest:
 
 def _index_entry(content: Mapping[str, Any]) -> IndexEntry:
     files = tuple(_stored_file(file) for file in content["files"])
-    return IndexEntry(**{**content, "files": files, "certificates": tuple(Certificate(**made) for made in content["certificates"])})
+    certificates = tuple(_plain(Certificate, made) for made in content["certificates"])
+    return _plain(IndexEntry, content, files=files, certificates=certificates)
 
 
 def _stored_file(content: Mapping[str, Any]) -> StoredFile:
-    return StoredFile(**{**content, "file": _inside(content["file"])})
+    return _plain(StoredFile, content, file=_inside(content["file"]))
+
+
+def _plain(form: type[T], content: Mapping[str, Any], **built: Any) -> T:
+    """Fill a dataclass from JSON, but for what is `built` already; a value of another type is refused."""
+    for item in fields(form):  # type: ignore[arg-type]
+        if item.name in content and item.name not in built:
+            wanted: Any = int | float if item.type is float else item.type
+            if not isinstance(content[item.name], wanted):
+                raise TypeError(f"{item.name} is {content[item.name]!r}")
+    return form(**{**content, **built})
 
 
 def _inside(place: str) -> str:

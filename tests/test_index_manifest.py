@@ -80,6 +80,18 @@ def test_an_index_manifest_that_points_outside_its_folder_is_refused(tmp_path, f
         load_index_manifest(tmp_path)
 
 
+@pytest.mark.parametrize(("record", "key", "value"), [("parts", "folder", 5), ("indexes", "rows", "3"), ("indexes", "kind", None)])
+def test_an_index_manifest_with_a_value_of_another_type_is_refused(tmp_path, record, key, value):
+    entry = IndexEntry(modality="images", vector="joint", kind="scan", rows=3, dimension=4)
+    IndexManifest(encoder="0" * 16, parts=(ShardsPart(folder="../shards", sha256="0" * 64),), indexes=(entry,)).save(tmp_path)
+    content = json.loads((tmp_path / "index.json").read_text())
+    content[record][0][key] = value
+    (tmp_path / "index.json").write_text(json.dumps(content))
+
+    with pytest.raises(MedretError, match=rf"index.json: the manifest is damaged \(TypeError: {key} is "):
+        load_index_manifest(tmp_path)
+
+
 def test_the_manifest_names_size_and_checksum_of_each_shard(folder):
     for shard in load_shards_manifest(folder).modalities["images"].shards:
         content = (folder / shard.file).read_bytes()
