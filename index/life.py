@@ -38,7 +38,7 @@ def add_options(opened: OpenedIndex, **chosen: Any) -> "EncodeOptions":
 
     Args:
         opened: The index.
-        chosen: What may differ: splits, batch_size, workers, pseudonym_key, max_failures, cache.
+        chosen: What may differ, where it is not None: splits, batch_size, workers, pseudonym_key, max_failures, cache.
 
     Raises:
         MedretError: If the index is pseudonymised and no key is given, or another, or it is not and one is given.
@@ -51,9 +51,9 @@ def add_options(opened: OpenedIndex, **chosen: Any) -> "EncodeOptions":
     texts = [unit for unit, modality in (("report", "reports"), ("sentence", "sentences")) if modality in opened.shards.modalities]
     computed = {made.compute.get(side, "float32") for side in ("images", "texts")}
     how, _, size = made.compute.get("pixels", "direct").partition(" ")
+    chosen = {name: value for name, value in chosen.items() if value is not None}
     if how == "cache":
-        chosen = {"cache": cache_of(part.folder, made.corpus), **{key: value for key, value in chosen.items() if value is not None}}
-        chosen["cache_size"] = int(size)
+        chosen = {"cache": cache_of(part.folder, made.corpus), **chosen, "cache_size": int(size)}
     return EncodeOptions(
         vectors=tuple(opened.shards.table(opened.shards.modalities[0]).dimensions),
         text_units=tuple(texts) or ("report",),

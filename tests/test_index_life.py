@@ -176,6 +176,12 @@ def test_shards_pseudonymised_with_another_key_are_refused(tmp_path, home, mark)
         add_shards(tmp_path / "index", tmp_path / "more")
 
 
+def test_what_is_not_chosen_when_adding_is_as_encoding_has_it(archive):
+    options = add_options(open_index(archive), batch_size=None, workers=None, max_failures=None, cache=None)
+
+    assert (options.batch_size, options.workers, options.cache) == (32, None, None)
+
+
 @pytest.mark.parametrize("place", ["inside", "outside"])
 def test_compaction_leaves_no_byte_of_what_was_removed(place, tmp_path, home, mark):
     shards = tmp_path / "index" / "shards" if place == "inside" else tmp_path / "shards"
