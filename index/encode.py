@@ -27,7 +27,7 @@ from index.cache import PRIVATE_CACHE
 from index.corpora.readers import Corpus
 from index.corpora.record import Tally
 from index.encode_options import TEXT_UNITS, EncodeOptions
-from index.encode_run import EncodeRun, Progress, dimensions
+from index.encode_run import EncodeRun, Progress, dimensions, evaluating
 from index.manifest import PRIVATE_PATHS, SHARDS_MANIFEST, ModalityShards, ShardsManifest, load_shards_manifest
 from index.pseudonyms import Pseudonymiser
 from index.resume import Commit, begin, encoding, planning, read_plan, write_csv
@@ -187,20 +187,18 @@ def _choose_precision(encoder: DualEncoder, rows: CorpusRows) -> dict[str, str]:
     chosen = dict.fromkeys(("images", "texts"), "float32")
     if not has_bfloat16(encoder.device):
         return chosen
-    before = encoder.training
-    encoder.eval()
     preprocessing = encoder.config.preprocessing
-    if "images" in rows.parts:
-        films = decode_squares((row.record for row in _probe(rows.parts["images"])), preprocessing, preprocessing.size)
-        squares = [square for _, square in films if not isinstance(square, str)]
-        batch = torch.from_numpy(np.stack(squares)) if squares else None
-        if batch is not None and agreement(lambda: encoder.encode_images(batch), encoder.device) > AGREEMENT:
-            chosen["images"] = "bfloat16"
-    if part := rows.parts.get("reports") or rows.parts.get("sentences"):
-        texts = [row.text or "" for row in _probe(part)]
-        if agreement(lambda: encoder.encode_texts(texts), encoder.device) > AGREEMENT:
-            chosen["texts"] = "bfloat16"
-    encoder.train(before)
+    with evaluating(encoder):
+        if "images" in rows.parts:
+            films = decode_squares((row.record for row in _probe(rows.parts["images"])), preprocessing, preprocessing.size)
+            squares = [square for _, square in films if not isinstance(square, str)]
+            batch = torch.from_numpy(np.stack(squares)) if squares else None
+            if batch is not None and agreement(lambda: encoder.encode_images(batch), encoder.device) > AGREEMENT:
+                chosen["images"] = "bfloat16"
+        if part := rows.parts.get("reports") or rows.parts.get("sentences"):
+            texts = [row.text or "" for row in _probe(part)]
+            if agreement(lambda: encoder.encode_texts(texts), encoder.device) > AGREEMENT:
+                chosen["texts"] = "bfloat16"
     return chosen
 
 

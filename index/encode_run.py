@@ -101,7 +101,7 @@ class EncodeRun:
         done = total - sum(min(size, part.rows - number * size) for number in pending)
         self.progress(modality, done, total, len(self.failed))
         started = time.monotonic()
-        with _evaluating(self.encoder), closing(self._squares(modality, part, pending, size)) as squares:
+        with evaluating(self.encoder), closing(self._squares(modality, part, pending, size)) as squares:
             chunks = (_Chunk(number, part.take(number * size, min((number + 1) * size, part.rows))) for number in pending)
             self._go_through(modality, chunks, squares, done, total)
         self.seconds[modality] = time.monotonic() - started
@@ -237,7 +237,7 @@ def _nothing() -> Generator[tuple[Record, Square | str]]:
 
 
 @contextmanager
-def _evaluating(encoder: DualEncoder) -> Iterator[None]:
+def evaluating(encoder: DualEncoder) -> Iterator[None]:
     """Put the encoder into evaluation mode, and back."""
     before = encoder.training
     encoder.eval()

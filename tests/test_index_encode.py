@@ -445,6 +445,19 @@ def test_a_pseudonymised_folder_knows_its_cache_in_private(corpus, encoder, tmp_
     assert cache_of(tmp_path / "out", manifest.corpus) == tmp_path / "Doe^Jane"
 
 
+def test_an_encoder_is_left_as_it_was_where_trying_bfloat16_fails(corpus, encoder, tmp_path, monkeypatch):
+    def fail(encode, device):
+        raise MedretError("no memory")
+
+    monkeypatch.setattr("index.encode.has_bfloat16", lambda device: True)
+    monkeypatch.setattr("index.encode.agreement", fail)
+    encoder.train()
+
+    with pytest.raises(MedretError, match="no memory"):
+        encode_corpus(corpus, encoder, tmp_path / "out", options=replace(BOTH, compute="auto"))
+    assert encoder.training
+
+
 def test_bfloat16_is_chosen_by_what_it_does_to_the_vectors_of_each_side(corpus, encoder, tmp_path, monkeypatch):
     """And whoever goes on with the run takes what was chosen, wherever it runs."""
     found = iter([0.9998, 0.99991])  # images, texts
