@@ -14,6 +14,7 @@ Scores = npt.NDArray[np.float32]
 Found = tuple[Rows, Scores]
 
 _QUERIES_AT_ONCE = 1024
+_CANDIDATES_AT_ONCE = 1 << 22  # of all queries of a batch: some 300 MB
 _MARGIN = 16  # candidates beyond k, so that near-ties of the k-th are usually among them
 _MOST_EXCLUDED = 256  # a query that leaves out more rows than this is answered by a scan
 _VALUES_AT_ONCE = 1 << 18  # of vectors in float64: what is scored at a time stays in the processor's cache
@@ -61,8 +62,10 @@ class ExactSearch:
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         self.check(queries, k, allowed, excluded)
         found: list[Found] = []
-        for start in range(0, len(queries), _QUERIES_AT_ONCE):
-            stop = start + _QUERIES_AT_ONCE
+        most = max(min(_wanted(k, _MOST_EXCLUDED), self.rows), 1)
+        at_once = max(min(_QUERIES_AT_ONCE, _CANDIDATES_AT_ONCE // most), 1)
+        for start in range(0, len(queries), at_once):
+            stop = start + at_once
             found += self._search(queries[start:stop], k, allowed, None if excluded is None else excluded[start:stop])
         return found
 
@@ -85,7 +88,7 @@ class ExactSearch:
         left_out = [np.unique(np.asarray(rows, np.int64)) for rows in excluded] if excluded is not None else [_NO_ROWS] * len(queries)
         usual = max((len(rows) for rows in left_out if len(rows) <= _MOST_EXCLUDED), default=0)
         reachable = self.rows if allowed is None else int(allowed.sum())
-        wanted = min(k + _MARGIN + k // 4 + usual, reachable)
+        wanted = min(_wanted(k, usual), reachable)
         if wanted == 0:
             return [(_NO_ROWS, _NO_ROWS.astype(np.float32)) for _ in queries]
         rows, scores = self._nearest(queries, wanted, allowed)
@@ -186,6 +189,11 @@ class ExactSearch:
         """Bound, for each query, the float32 rounding error of an inner product with a vector of norm 1, in any order of summation."""
         norms = np.linalg.norm(queries.astype(np.float64), axis=-1)
         return np.asarray((self.dimension + 8) * 2.0**-24 * 1.01 * norms)
+
+
+def _wanted(k: int, excluded: int) -> int:
+    """Return how many candidates to take for k hits of which so many may be excluded."""
+    return k + _MARGIN + k // 4 + excluded
 
 
 def _kth(scores: Scores, k: int) -> np.float32:

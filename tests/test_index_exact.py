@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shard_folders import unit, write_images
 
+import index.exact
 from index.exact import ExactSearch
 from index.shards import open_shards
 
@@ -149,3 +150,19 @@ def test_a_search_leaves_the_number_of_threads_as_it_was():
         assert faiss.omp_get_max_threads() == 2
     finally:
         faiss.omp_set_num_threads(before)
+
+
+def test_a_batch_holds_a_bounded_number_of_candidates(monkeypatch):
+    random = np.random.default_rng(5)
+    vectors, queries = unit(random.normal(size=(90, 8))), unit(random.normal(size=(10, 8)))
+    ids = [f"{number:02d}" for number in range(90)]
+    searched, held = opened(vectors, ids), []
+    nearest = searched._nearest
+    monkeypatch.setattr(index.exact, "_CANDIDATES_AT_ONCE", 300)
+    monkeypatch.setattr(searched, "_nearest", lambda asked, k, allowed: held.append(len(asked) * k) or nearest(asked, k, allowed))
+
+    found = searched.search(queries, 60)
+
+    assert max(held) <= 300 and len(held) > 1
+    for query, (rows, _) in zip(queries, found, strict=True):
+        assert rows.tolist() == brute_force(vectors, ids, query, 60, np.ones(90, bool), [])[0]
