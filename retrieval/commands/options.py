@@ -46,7 +46,9 @@ DefaultEncoder = Annotated[
 SameEncoder = Annotated[Path | None, typer.Option("--encoder", help="Use this copy of the index's encoder; another encoder is refused.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode images; one a core when not given.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Encode images that could not be decoded and now can.")]
-MaxFailures = Annotated[str | None, typer.Option(help="Stop when more images cannot be decoded: a number, or 2%.")]
+MaxFailures = Annotated[
+    str | None, typer.Option(help="Stop when more images cannot be decoded: a number, or 2% of all. Each process counts its own.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 WithIds = Annotated[bool, typer.Option("--with-ids", help="HTML: name patients, records and paths.")]
 INDEX = Path("medret-index")
