@@ -16,6 +16,7 @@ from index.manifest import IndexEntry, IndexManifest, StoredFile, load_index_man
 from index.pseudonyms import Pseudonymiser
 from index.publish import next_part, publish, store_part, unpublished_parts, writing
 from index.removal import check_key, key_check
+from index.resume import OtherRunError
 from index.shards import Shards, check_vectors, open_shards
 
 if TYPE_CHECKING:
@@ -93,7 +94,13 @@ def add_corpus(
     _check_new(folder, opened.shards, _ids_of(corpus, options))
     with writing(folder):
         place = private_folder(_unfinished(folder) or next_part(folder))
-    encoded = encode_corpus(corpus, encoder, place, checkpoint=opened.encoder_folder, options=options, progress=progress)
+    try:
+        encoded = encode_corpus(corpus, encoder, place, checkpoint=opened.encoder_folder, options=options, progress=progress)
+    except OtherRunError as error:
+        raise MedretError(
+            f"{place}: an add was not finished, and this one is another ({error.difference}). "
+            "Run that one again first, or remove that folder"
+        ) from error
     with writing(folder):
         return AddSummary(encoded=encoded, manifest=_take_in(folder, place, stages))
 

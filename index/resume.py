@@ -23,6 +23,14 @@ _COMMITS = "commits"
 _SHARD = re.compile(r"\.\w+-(\d+)\.(arrow|json)\..*part")  # of which number a half-written shard or commit is
 
 
+class OtherRunError(MedretError):
+    """A folder holds another run; `difference` says how its plan differs."""
+
+    def __init__(self, out: Path, difference: str):
+        super().__init__(f"{out}: holds shards of another run ({difference}). Name another --out, or remove that folder to start anew")
+        self.difference = difference
+
+
 @dataclass(frozen=True, slots=True)
 class Commit:
     """A finished shard.
@@ -49,16 +57,14 @@ def begin(out: Path, plan: Mapping[str, Any], rank: int = 0, size: int = 1) -> N
     Call it with `planning` held. A process that shares the work removes no other one's half-written shards.
 
     Raises:
-        MedretError: If `out` holds another run, or things that are no shards.
+        OtherRunError: If `out` holds another run.
+        MedretError: If it holds things that are no shards.
     """
     before = read_plan(out)
     if before is not None:
         for item, now in plan.items():
             if before.get(item) != now:
-                raise MedretError(
-                    f"{out}: holds shards of another run ({item}: {_short(before.get(item))}, now {_short(now)}). "
-                    "Name another --out, or remove that folder to start anew"
-                )
+                raise OtherRunError(out, f"{item}: {_short(before.get(item))}, now {_short(now)}")
     elif others := [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]:
         raise MedretError(f"{out}: is no shards folder and not empty (it holds {sorted(others)[0]}). Choose another --out")
     else:

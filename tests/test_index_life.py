@@ -3,6 +3,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -301,6 +302,24 @@ def test_records_may_be_removed_while_a_corpus_is_read_to_be_added(archive, tmp_
 
     reports = open_index(archive).shards.table("reports")
     assert reports.find("new") is not None and reports.find("study0003") is None
+
+
+def test_an_add_that_was_not_finished_is_to_be_finished_before_another(archive, tmp_path, monkeypatch):
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.csv").write_text(f"id,report\n{name},No acute disease.\n")
+    opened = open_index(archive)
+    encoder, options = load_checkpoint(opened.encoder_folder), add_options(opened)
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr("index.encode.EncodeRun.encode", Mock(side_effect=KeyboardInterrupt))
+        add_corpus(archive, open_corpus(tmp_path / "first.csv"), encoder, options)
+
+    with pytest.raises(MedretError, match=r"parts/\S+: an add was not finished.*records: .*Run that one again first, or remove"):
+        add_corpus(archive, open_corpus(tmp_path / "second.csv"), encoder, options)
+    add_corpus(archive, open_corpus(tmp_path / "first.csv"), encoder, options)
+    add_corpus(archive, open_corpus(tmp_path / "second.csv"), encoder, options)
+
+    ids = open_index(archive).shards.table("reports").ids()
+    assert ids[-2:] == ["first", "second"]
 
 
 def test_a_reader_whose_files_were_erased_is_told_to_open_the_index_again(archive):
