@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -141,6 +142,9 @@ def cache_of(shards: Path, corpus: Mapping[str, str | None]) -> Path | None:
 def forget(folder: Path, ids: Iterable[str]) -> int:
     """Remove films from every cache in a folder; caches that are not finished go altogether.
 
+    A cache that calls them by other ids, as one with real ids beside one with pseudonyms, loses what has the size and the
+    modification time of one of them: it may be another film, which is then decoded again.
+
     Each cache is written anew without them, whole or not at all, and then the old one goes; it is found again for the records
     that are left. To be called again where it was interrupted.
 
@@ -158,17 +162,29 @@ def forget(folder: Path, ids: Iterable[str]) -> int:
         return 0
     gone, removed = set(ids), 0
     with locked(folder, wait=True):
-        for part in [*folder.glob("*.npy.part"), *folder.glob("*.part.json"), *folder.glob(".*.part")]:
-            part.unlink()
-        for note in _notes(folder):
-            content = read_json(note)
-            if gone.isdisjoint(entry[0] for entry in content["records"]):
-                continue
-            if note.with_suffix(".npy").is_file():
-                removed += _rewrite(note, content, gone)
-            else:
-                note.unlink()
+        try:
+            for part in [*folder.glob("*.npy.part"), *folder.glob("*.part.json"), *folder.glob(".*.part")]:
+                part.unlink()
+            for note, lost in _holding(folder, gone):
+                removed += _rewrite(note, read_json(note), lost)
+        except OSError as error:
+            raise MedretError(f"{folder}: cannot be written ({error.strerror or error}). Mend that and run again.") from error
     return removed
+
+
+def _holding(folder: Path, gone: set[str]) -> list[tuple[Path, set[str]]]:
+    """Return the note of each cache that holds some films, and what it calls them.
+
+    Those with other ids come first: once the last cache with these ids is written anew nothing tells of them.
+    """
+    own: dict[Path, set[str]] = {}
+    states: set[tuple[int, ...]] = set()
+    for note in _notes(folder):
+        entries = [entry for entry in _listed(note) if entry[0] in gone]
+        own[note] = {entry[0] for entry in entries}
+        states |= {tuple(entry[1:]) for entry in entries if entry[1:]}
+    others = {note: {entry[0] for entry in _listed(note) if tuple(entry[1:]) in states} for note, ids in own.items() if not ids}
+    return [(note, ids) for note, ids in [*others.items(), *own.items()] if ids]
 
 
 class _Copies:
@@ -177,10 +193,11 @@ class _Copies:
     def __init__(self, folder: Path, rule: dict[str, Any], size: int) -> None:
         self._places: dict[str, tuple[list[Any], int, npt.NDArray[np.uint8]]] = {}
         for note in _notes(folder):
-            content = read_json(note)
-            if content["rule"] == rule and note.with_suffix(".npy").is_file():
-                held, kept = _open(note.with_suffix(""), size), _kept(content)
-                self._places |= {entry[0]: (entry[1:], row, held.images) for row, entry in enumerate(kept)}
+            with suppress(MedretError):  # damaged: its films are decoded
+                content = read_json(note)
+                if content.get("rule") == rule and note.with_suffix(".npy").is_file():
+                    held, kept = _open(note.with_suffix(""), size), _kept(content)
+                    self._places |= {entry[0]: (entry[1:], row, held.images) for row, entry in enumerate(kept)}
 
     def find(self, record: Record) -> Square | None:
         state, row, images = self._places.get(record.id, ([], 0, None))
@@ -220,7 +237,12 @@ def _key(rule: dict[str, Any], listed: Listed) -> str:
 
 def _notes(folder: Path) -> list[Path]:
     """What says of each finished cache what is in it; files that are none of ours are passed over."""
-    return [path for path in sorted(folder.glob("*.json")) if _NOTE.fullmatch(path.name) and "records" in read_json(path)]
+    return [path for path in sorted(folder.glob("*.json")) if _NOTE.fullmatch(path.name)]
+
+
+def _listed(note: Path) -> Listed:
+    listed: Listed = read_json(note).get("records", [])
+    return listed
 
 
 def _kept(content: dict[str, Any]) -> Listed:
@@ -229,6 +251,9 @@ def _kept(content: dict[str, Any]) -> Listed:
 
 def _rewrite(note: Path, content: dict[str, Any], gone: set[str]) -> int:
     """Write one cache anew without some films, under the name of the list that is left; return how many squares went."""
+    if not note.with_suffix(".npy").is_file():
+        note.unlink()
+        return 0
     left = [entry for entry in content["records"] if entry[0] not in gone]
     rows = [row for row, entry in enumerate(_kept(content)) if entry[0] not in gone]
     held = _open(note.with_suffix(""), content["rule"]["size"])

@@ -1,7 +1,9 @@
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -230,6 +232,43 @@ def test_a_forgotten_film_is_in_no_cache_and_the_rest_is_not_decoded_again(recor
         held = build_image_cache(chosen, WAY, tmp_path / "cache", size=size)
         assert held.ids == [record.id for record in chosen if record.image]
         np.testing.assert_array_equal(held.images[-1], WAY.square(read_image(records[6].image), size))
+
+
+def test_a_forgotten_film_goes_from_a_cache_that_calls_it_by_another_id(records, tmp_path, monkeypatch):
+    """Also where the first run was killed when one cache was done."""
+    place = tmp_path / "cache"
+    build_image_cache(records, WAY, place)
+    build_image_cache([replace(record, id=f"hidden {record.id}") for record in records], WAY, place)
+    squares = [WAY.square(read_image(records[number].image)).tobytes() for number in (3, 4)]
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(cache, "_sync", Mock(side_effect=KeyboardInterrupt))
+        forget(place, ["hidden r3"])
+    forget(place, ["hidden r3"])
+
+    for pixels in place.glob("*.npy"):
+        assert squares[0] not in pixels.read_bytes() and squares[1] in pixels.read_bytes()
+    assert [len(np.load(pixels)) for pixels in place.glob("*.npy")] == [6, 6]
+    assert not any('r3"' in note.read_text() for note in place.glob("*.json"))
+
+
+def test_a_cache_that_cannot_be_written_says_so(records, tmp_path):
+    build_image_cache(records, WAY, tmp_path / "cache")
+    (tmp_path / "cache" / "0.npy.part").mkdir()
+
+    with pytest.raises(MedretError, match=r"cache: cannot be written \("):
+        forget(tmp_path / "cache", ["r3"])
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".json"])
+def test_a_damaged_cache_does_not_hinder_another(records, tmp_path, suffix):
+    build_image_cache(records, WAY, tmp_path / "cache")
+    for file in (tmp_path / "cache").glob(f"*{suffix}"):
+        os.truncate(file, 100)
+
+    held = build_image_cache(records[3:], WAY, tmp_path / "cache")
+
+    np.testing.assert_array_equal(held.images[0], WAY.square(read_image(records[3].image)))
 
 
 def test_a_cache_of_forgotten_films_alone_goes(records, tmp_path):
