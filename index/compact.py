@@ -16,8 +16,8 @@ from index.cache import PRIVATE_CACHE, cache_of, forget
 from index.corpora.csvfile import read_csv
 from index.folder import draft_entries, open_parts, read_removed
 from index.generation import Progress, build_files, certify_entries, write_generation
-from index.manifest import PRIVATE_PATHS, SHARDS_PLAN, IndexManifest, ModalityShards, ShardsManifest, load_index_manifest
-from index.publish import generation_folder, generations, next_part, publish, store_part, unpublished_parts, writing
+from index.manifest import PRIVATE_PATHS, IndexManifest, ModalityShards, ShardsManifest, load_index_manifest
+from index.publish import PARTS, generation_folder, generations, next_parts, publish, store_part, unfinished_parts, writing
 from index.removal import KEY_CHECK, key_check
 from index.resume import write_csv
 from index.shard_table import Piece
@@ -63,7 +63,9 @@ def compact_index(folder: Path, progress: Progress | None = None) -> CompactSumm
         if not any(live.any() for _, lives in kept for live in lives.values()):
             raise MedretError(f"{folder}: every record was removed. Remove the folder itself")
         squares = sum(_forget(old, part, lives) for part, lives in kept)
-        renewed = [_renew(folder, part, lives) for part, lives in kept]
+        places = next_parts(folder, manifest, len(kept))
+        replace(manifest, obsolete=tuple(f"{PARTS}/{place.name}" for place in places)).save(folder)  # gone if this is killed
+        renewed = [_renew(place, part, lives) for place, (part, lives) in zip(places, kept, strict=True)]
         new = Shards([part for part in renewed if part is not None])
         replaced = [part for part, after in zip(old.parts, renewed, strict=True) if after is not part]
         inside = [part.folder.relative_to(folder.resolve()) for part in replaced if _is_inside(folder, part)]
@@ -83,7 +85,7 @@ def compact_index(folder: Path, progress: Progress | None = None) -> CompactSumm
         removed={modality: len(rows) for modality, rows in removed.items()},
         squares=squares,
         outside=tuple(part.folder for part in replaced if not _is_inside(folder, part)),
-        unfinished=tuple(place for place in unpublished_parts(folder, made) if (place / SHARDS_PLAN).is_file()),
+        unfinished=tuple(unfinished_parts(folder, made)),
         manifest=replace(made, obsolete=()),
     )
 
@@ -116,13 +118,12 @@ def _live_ids(shards: Shards) -> list[str]:
     return table.ids(table.live_rows)
 
 
-def _renew(folder: Path, part: Part, lives: Live) -> Part | None:
+def _renew(place: Path, part: Part, lives: Live) -> Part | None:
     """Return the part itself where nothing of it was removed, else a copy of what is left, or None where nothing is."""
     if all(live.all() for live in lives.values()):
         return part
     if not any(live.any() for live in lives.values()):
         return None
-    place = next_part(folder)
     with whole_folder(place) as beside:
         _copy_part(part, lives, beside)
     (renewed,) = open_shards(place).parts

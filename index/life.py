@@ -14,7 +14,7 @@ from index.folder import OpenedIndex, draft_entries, open_index, open_parts, rea
 from index.generation import Progress, build_files, certify_entries, grow_files, link_files, write_generation
 from index.manifest import IndexEntry, IndexManifest, StoredFile, load_index_manifest
 from index.pseudonyms import Pseudonymiser
-from index.publish import next_part, publish, store_part, unpublished_parts, writing
+from index.publish import next_parts, publish, store_part, unfinished_parts, writing
 from index.removal import check_key, key_check
 from index.resume import OtherRunError
 from index.shards import Shards, check_vectors, open_shards
@@ -93,7 +93,8 @@ def add_corpus(
         raise MedretError(f"{folder}: is of encoder {opened.manifest.encoder}, not {mark}. Add with the index's own encoder")
     _check_new(folder, opened.shards, _ids_of(corpus, options))
     with writing(folder):
-        place = private_folder(_unfinished(folder) or next_part(folder))
+        manifest = load_index_manifest(folder)
+        place = private_folder([*unfinished_parts(folder, manifest), *next_parts(folder, manifest)][0])
     try:
         encoded = encode_corpus(corpus, encoder, place, checkpoint=opened.encoder_folder, options=options, progress=progress)
     except OtherRunError as error:
@@ -176,11 +177,6 @@ def _check_part(folder: Path, old: Shards, added: Shards) -> None:
             raise MedretError(f"{part.folder}: {modality} have vectors {dict(found)}, expected {dict(expected)} as in {folder}")
         if set(found) != set(wanted):
             raise MedretError(f"{part.folder}: {modality} have {', '.join(found)} vectors, expected {', '.join(wanted)} as in {folder}")
-
-
-def _unfinished(folder: Path) -> Path | None:
-    """Return the part that an add which was killed left, or None."""
-    return next(iter(unpublished_parts(folder, load_index_manifest(folder))), None)
 
 
 def _check_new(folder: Path, held: Shards, coming: Iterator[tuple[str, str]]) -> None:

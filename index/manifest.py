@@ -178,7 +178,8 @@ class IndexManifest:
         removed: Modality to a file of the rows that nobody may find any more: int64, ascending.
         recall: The recall that approximate search has to reach.
         encoder_folder: Where the encoder is, relative to the index folder.
-        obsolete: Folders inside the index folder that this change put out of use; the next writer deletes what is left of them.
+        obsolete: Folders inside the index folder that this change put out of use, or that the next one is just writing; the next
+            writer deletes what is left of them.
     """
 
     encoder: str

@@ -7,10 +7,12 @@ the old index or the new one, and a reader that opened the old one goes on with 
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 
 from encoders.atomic import recover_replaced
@@ -30,6 +32,7 @@ from index.shards import Part
 
 PARTS = "parts"  # in an index folder: the shards folders that were added or rewritten
 
+_PART = re.compile(r"\d+(-\d+)?")  # the generation that it was begun for and a number
 _BLOCK = 4096  # bytes
 _BLOCKS = 16  # of a file that are probed
 
@@ -68,15 +71,19 @@ def publish(folder: Path, manifest: IndexManifest, *, forget: bool = False) -> N
 
 
 def _sweep(folder: Path, manifest: IndexManifest) -> None:
-    """Remove generations that are neither the published one nor the one before nor open, and parts that nothing names.
+    """Remove generations that are neither the published one nor the one before nor open, and parts that were never begun.
 
-    A part that is not published but has a plan is an encoding that can go on: it stays, as does one that begins just now.
+    A part that is not published but holds something stays: an encoding that can go on, or shards that somebody put there.
     """
     kept = {manifest.generation, *generations(folder, below=manifest.generation)[-1:]}
     others = [(number, generation_folder(folder, number)) for number in generations(folder) if number not in kept]
     _remove(place for number, place in others if number > manifest.generation or not is_locked(place))
     unnamed = unpublished_parts(folder, manifest)
-    _remove(part for part in unnamed if not (part / SHARDS_PLAN).is_file() and not is_locked(part / LOCK))
+    _remove(part for part in unnamed if _is_empty(part) and not is_locked(part / LOCK))
+
+
+def _is_empty(part: Path) -> bool:
+    return all(entry.name.startswith(".") for entry in part.iterdir())
 
 
 def _remove_obsolete(folder: Path, manifest: IndexManifest) -> None:
@@ -97,19 +104,28 @@ def generations(folder: Path, below: int | None = None) -> list[int]:
 
 
 def parts(folder: Path) -> list[Path]:
-    """Return the shards folders inside an index folder's parts/, published or not, by number."""
-    return sorted(entry for entry in (folder / PARTS).glob("[0-9]*") if entry.name.isdecimal() and entry.is_dir())
+    """Return the shards folders inside an index folder's parts/, published or not, by name."""
+    return sorted(entry for entry in (folder / PARTS).glob("[0-9]*") if _PART.fullmatch(entry.name) and entry.is_dir())
 
 
 def unpublished_parts(folder: Path, manifest: IndexManifest) -> list[Path]:
-    """Return the shards folders inside an index folder's parts/ that its manifest does not name, by number."""
+    """Return the shards folders inside an index folder's parts/ that its manifest does not name, by name."""
     named = {(folder / part.folder).resolve() for part in manifest.parts}
     return [part for part in parts(folder) if part.resolve() not in named]
 
 
-def next_part(folder: Path) -> Path:
-    """Return where the next part goes: a name that no part has."""
-    return folder / PARTS / f"{max((int(part.name) for part in parts(folder)), default=0) + 1:04d}"
+def unfinished_parts(folder: Path, manifest: IndexManifest) -> list[Path]:
+    """Return the shards folders inside an index folder's parts/ whose encoding goes on, or can."""
+    return [part for part in unpublished_parts(folder, manifest) if (part / SHARDS_PLAN).is_file() or is_locked(part / LOCK)]
+
+
+def next_parts(folder: Path, manifest: IndexManifest, wanted: int = 1) -> list[Path]:
+    """Return where the next parts go: names that no part has, nor had one that was published.
+
+    They begin with the next generation, and once that one is published no name is made of it again.
+    """
+    places = (folder / PARTS / f"{manifest.generation + 1:05d}-{number}" for number in count(1))
+    return list(islice((place for place in places if not place.exists()), wanted))
 
 
 def hold(folder: Path, number: int) -> int:

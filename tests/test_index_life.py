@@ -220,7 +220,7 @@ def test_compaction_renews_the_private_table_and_keeps_the_check_of_the_key(tmp_
 
     compact_index(tmp_path / "index")
 
-    part = tmp_path / "index" / "parts" / "0001"
+    (part,) = (tmp_path / "index" / "parts").iterdir()
     assert len((part / "private" / "paths.csv").read_text().splitlines()) == 79
     assert "film0003" not in (part / "private" / "paths.csv").read_text()
     assert SearchEngine.load(tmp_path / "index").image_path("film0004-0") == Path("/films/film0004-0.png")
@@ -249,7 +249,7 @@ def test_added_shards_may_lie_on_another_disk(archive, tmp_path):
         compact_index(archive)
 
     assert open_index(archive, verify=True).shards.table("images").rows == 76
-    assert [place.name for place in (tmp_path / "disk").iterdir()] == ["0002"]
+    assert [place.name for place in (tmp_path / "disk").iterdir()] == ["00005-1"]
 
 
 def test_a_compaction_that_was_killed_is_finished_by_the_next_writer(archive, monkeypatch):
@@ -268,6 +268,37 @@ def test_a_compaction_that_was_killed_is_finished_by_the_next_writer(archive, mo
 
     assert [path.name for path in archive.glob("g*")] == ["g00003"] and not (archive / "shards").exists()
     assert open_index(archive, verify=True).index("images").rows == 78
+
+
+def test_what_a_compaction_that_was_killed_copied_goes_and_what_somebody_put_there_stays(archive, tmp_path, mark, monkeypatch):
+    remove_records(archive, patients=["patient0003"])
+    monkeypatch.setattr(index.compact, "write_generation", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        compact_index(archive)
+    (copied,) = (archive / "parts").iterdir()
+    write_archive(archive / "parts" / "00009-1", MORE, mark)
+    (archive / "parts" / "00009-2").mkdir()
+    assert load_index_manifest(archive).generation == 2 and not verify_index(archive).faults
+
+    with writing(archive):
+        pass
+
+    assert not copied.exists() and [place.name for place in (archive / "parts").iterdir()] == ["00009-1"]
+    add_shards(archive, archive / "parts" / "00009-1")
+    assert len(open_index(archive).index("images").search(film_vector(1), 100)[0][0]) == 98
+
+
+def test_the_name_of_a_part_that_went_never_comes_back(archive, tmp_path):
+    names = []
+    for number in range(3):
+        (tmp_path / f"{number}.csv").write_text(f"id,report,patient_id\nnew,No acute disease.,new{number}\n")
+        opened = open_index(archive)
+        add_corpus(archive, open_corpus(tmp_path / f"{number}.csv"), load_checkpoint(opened.encoder_folder), add_options(opened))
+        names.append(load_index_manifest(archive).parts[-1].folder)
+        remove_records(archive, patients=[f"new{number}"])
+        compact_index(archive)
+
+    assert len(set(names)) == 3 and not any((archive / name).exists() for name in names)
 
 
 def test_a_file_that_goes_while_an_index_is_opened_is_not_missed(archive, monkeypatch):
@@ -358,10 +389,10 @@ def test_building_over_a_changed_index_neither_loses_nor_revives_records(archive
     with pytest.raises(MedretError, match=r"would bring back.*medret compact"):
         build_index(archive / "shards", archive, home / "encoder")
     compact_index(archive)
-    with pytest.raises(MedretError, match=r"parts/0001 that a new index would lose"):
+    with pytest.raises(MedretError, match=r"parts/00003-1 that a new index would lose"):
         build_index(write_archive(tmp_path / "more", MORE, mark), archive, home / "encoder")
 
-    build_index(archive / "parts" / "0001", archive, home / "encoder", "scan")
+    build_index(archive / "parts" / "00003-1", archive, home / "encoder", "scan")
 
     assert open_index(archive).index("images").rows == 78 and load_index_manifest(archive).indexes[0].kind == "scan"
 

@@ -56,7 +56,7 @@ def test_an_index_manifest_comes_back_as_it_was_written(tmp_path):
     )
     entry = IndexEntry(modality="images", vector="joint", kind="scan", rows=3, dimension=4, files=(stage,), certificates=(measured,))
     gone = StoredFile(file="g00002/images.removed.npy", bytes=136, sha256="2" * 64)
-    parts = (ShardsPart(folder="../shards", sha256="0" * 64), ShardsPart(folder="parts/0001", sha256="3" * 64))
+    parts = (ShardsPart(folder="../shards", sha256="0" * 64), ShardsPart(folder="parts/00002-1", sha256="3" * 64))
     manifest = IndexManifest(encoder="0" * 16, parts=parts, indexes=(entry,), generation=2, removed={"images": gone}, recall=0.95)
     manifest.save(tmp_path)
 

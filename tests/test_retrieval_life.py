@@ -50,7 +50,7 @@ def test_an_archive_lives(home, tmp_path):
     before = json.loads(medret("query", "--text", "effusion", "--index", index, "-k", 500, "--format", "json")[0])
 
     out, _ = medret("add", home / "second", "--index", index)
-    assert re.search(r"parts/0001: \d+ images, \d+ reports, \d+ sentences", out)
+    assert re.search(r"parts/00002-1: \d+ images, \d+ reports, \d+ sentences", out)
     after = json.loads(medret("query", "--text", "effusion", "--index", index, "-k", 500, "--format", "json")[0])
     assert {hit["id"] for hit in after} > {hit["id"] for hit in before}
     fault = medret("add", home / "second", "--index", index, code=1)[1].splitlines()
