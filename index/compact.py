@@ -16,7 +16,7 @@ from index.cache import PRIVATE_CACHE, cache_of, forget
 from index.corpora.csvfile import read_csv
 from index.folder import draft_entries, open_parts, read_removed
 from index.generation import Progress, build_files, certify_entries, write_generation
-from index.manifest import PRIVATE_PATHS, IndexManifest, ModalityShards, ShardsManifest, load_index_manifest
+from index.manifest import PRIVATE_PATHS, SHARDS_PLAN, IndexManifest, ModalityShards, ShardsManifest, load_index_manifest
 from index.publish import PARTS, generation_folder, generations, next_parts, publish, store_part, unfinished_parts, writing
 from index.removal import KEY_CHECK, key_check
 from index.resume import write_csv
@@ -48,7 +48,8 @@ class CompactSummary:
 def compact_index(folder: Path, progress: Progress | None = None) -> CompactSummary:
     """Write an index anew without what was removed from it, and delete all files that held it.
 
-    Shards folders without removed records stay as they are; of others a copy without them is written inside the index folder,
+    Shards folders without removed records stay as they are, unless they lie inside the index folder and list images that could
+    not be decoded: of those it is not known whose they are. Of others a copy without them is written inside the index folder,
     as are the first stages of all. Folders outside the index folder are left alone. A reader that has the index open may have
     to open it again.
 
@@ -65,7 +66,7 @@ def compact_index(folder: Path, progress: Progress | None = None) -> CompactSumm
         squares = sum(_forget(old, part, lives) for part, lives in kept)
         places = next_parts(folder, manifest, len(kept))
         replace(manifest, obsolete=tuple(f"{PARTS}/{place.name}" for place in places)).save(folder)  # gone if this is killed
-        renewed = [_renew(place, part, lives) for place, (part, lives) in zip(places, kept, strict=True)]
+        renewed = [_renew(folder, place, part, lives, bool(removed)) for place, (part, lives) in zip(places, kept, strict=True)]
         new = Shards([part for part in renewed if part is not None])
         replaced = [part for part, after in zip(old.parts, renewed, strict=True) if after is not part]
         inside = [part.folder.relative_to(folder.resolve()) for part in replaced if _is_inside(folder, part)]
@@ -118,9 +119,9 @@ def _live_ids(shards: Shards) -> list[str]:
     return table.ids(table.live_rows)
 
 
-def _renew(place: Path, part: Part, lives: Live) -> Part | None:
-    """Return the part itself where nothing of it was removed, else a copy of what is left, or None where nothing is."""
-    if all(live.all() for live in lives.values()):
+def _renew(folder: Path, place: Path, part: Part, lives: Live, removed: bool) -> Part | None:
+    """Return the part itself where it holds nothing of what was removed, else a copy of what is left, or None where nothing is."""
+    if all(live.all() for live in lives.values()) and not (removed and _is_inside(folder, part) and _lists_failures(part)):
         return part
     if not any(live.any() for live in lives.values()):
         return None
@@ -154,6 +155,11 @@ def _copy_part(part: Part, lives: Live, target: Path) -> None:
         write_csv(target / PRIVATE_PATHS, ("id", "path"), paths)
         if (cache := cache_of(part.folder, part.manifest.corpus)) is not None:
             write_json(target / PRIVATE_CACHE, {"cache": str(cache)})
+
+
+def _lists_failures(part: Part) -> bool:
+    """Whether tables in the folder name images that have no row; beside the plan, or gone with it."""
+    return part.manifest.counts.get("failures", 0) > 0 and (part.folder / SHARDS_PLAN).is_file()
 
 
 def _is_inside(folder: Path, part: Part) -> bool:

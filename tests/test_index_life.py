@@ -212,6 +212,27 @@ def test_compaction_leaves_no_byte_of_what_was_removed(place, tmp_path, home, ma
     assert nearest(reader, film_vector(9), 60) == expected  # what it has mapped it keeps
 
 
+def test_a_film_of_a_removed_patient_that_failed_is_named_in_no_part(archive, mark):
+    more = write_archive(archive / "more", MORE, mark)
+    (more / "commits").mkdir()
+    for table in ("failures.csv", "commits/images-00000.json", "plan.json"):
+        (more / table).write_text('{"film0003-7": 0}')
+    replace(load_shards_manifest(more), counts={"failures": 1}).save(more)
+    add_shards(archive, more)
+    compact_index(archive)
+    assert more.exists()  # nothing was removed
+    remove_records(archive, patients=["patient0003"])
+
+    compact_index(archive)
+    compacted = load_index_manifest(archive).parts
+    remove_records(archive, patients=["patient0004"])
+    compact_index(archive)
+
+    assert not [path for path, content in bytes_under(archive) if b"film0003" in content]
+    assert open_index(archive, verify=True).shards.table("images").rows == 96
+    assert load_index_manifest(archive).parts[1] == compacted[1]  # it names nobody now, and stays
+
+
 def test_compaction_renews_the_private_table_and_keeps_the_check_of_the_key(tmp_path, home, mark):
     shards = write_archive(tmp_path / "index" / "shards", PATIENTS, mark, pseudonymised=True)
     (shards / "plan.json").write_text(json.dumps({"pseudonym_key": "c" * 32}))
