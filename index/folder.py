@@ -153,7 +153,14 @@ def draft_entries(shards: Shards, kind: str, known: Mapping[tuple[str, str], str
     """
     kinds = dict(known or {})
     return tuple(
-        IndexEntry(modality=modality, vector=vector, kind=kinds.get((modality, vector), kind), rows=table.rows, dimension=dimension)
+        IndexEntry(
+            modality=modality,
+            vector=vector,
+            kind=kinds.get((modality, vector), kind),
+            rows=table.rows,
+            dimension=dimension,
+            fitted=table.rows,
+        )
         for modality in shards.modalities
         for table in [shards.table(modality)]
         for vector, dimension in table.dimensions.items()

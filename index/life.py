@@ -134,16 +134,17 @@ def _take_in(folder: Path, place: Path, progress: Progress | None) -> IndexManif
     new = Shards([*old.parts, *added.parts], removed)
     number = manifest.generation + 1
     held = {(entry.modality, entry.vector): entry for entry in manifest.indexes}
+    entries = draft_entries(new, manifest.indexes[0].kind, {key: entry.kind for key, entry in held.items()})
     draft = replace(
         manifest,
         generation=number,
         parts=(*manifest.parts, store_part(folder, added.parts[0])),
-        indexes=draft_entries(new, manifest.indexes[0].kind, {key: entry.kind for key, entry in held.items()}),
+        indexes=tuple(_as_fitted(entry, held.get((entry.modality, entry.vector))) for entry in entries),
     )
 
     def make(entry: IndexEntry, beside: Path) -> Sequence[StoredFile]:
         before = held.get((entry.modality, entry.vector))
-        if before is None:
+        if before is None or before.fitted != entry.fitted:
             return build_files(new, number, entry, beside)
         if before.rows == entry.rows:
             return link_files(folder, number, before, beside)
@@ -153,6 +154,13 @@ def _take_in(folder: Path, place: Path, progress: Progress | None) -> IndexManif
     made = certify_entries(folder, made, new, folder / made.encoder_folder, progress)
     publish(folder, made)
     return made
+
+
+def _as_fitted(entry: IndexEntry, before: IndexEntry | None) -> IndexEntry:
+    """Keep what a first stage was fitted to, unless the rows are more than twice as many now: then it is built again."""
+    if before is None or entry.rows > 2 * before.fitted:
+        return entry
+    return replace(entry, fitted=before.fitted)
 
 
 def _check_part(folder: Path, old: Shards, added: Shards) -> None:

@@ -142,13 +142,18 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexEntry:
-    """One index: which vectors of which modality, how they are searched, how many there are (removed ones included)."""
+    """One index: which vectors of which modality, how they are searched, how many there are (removed ones included).
+
+    Attributes:
+        fitted: How many rows there were when its first stage was fitted to them.
+    """
 
     modality: str
     vector: str
     kind: str
     rows: int
     dimension: int
+    fitted: int = 0
     metric: str = "inner_product"
     files: tuple[StoredFile, ...] = ()  # of its first stage; none where the shards alone are searched
     certificates: tuple[Certificate, ...] = ()

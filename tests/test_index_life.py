@@ -78,6 +78,21 @@ def test_an_index_that_grew_answers_like_one_built_at_once(archive, tmp_path, ho
     assert table.records(np.array([0, 80]))[0]["path"] == "/films of shards/study0001/0.png"
 
 
+def test_a_first_stage_of_few_rows_is_fitted_again_when_there_are_more_than_twice_as_many(tmp_path, home, mark):
+    """However small the steps: five patients, then four, then two more."""
+    folder = tmp_path / "index"
+    build_index(write_archive(tmp_path / "0", range(1, 6), mark, texts=False), folder, home / "encoder", "scan")
+    few = open_index(folder).index("images").stage.quantiser.rotation
+    add_shards(folder, write_archive(tmp_path / "1", range(6, 10), mark, texts=False))
+    np.testing.assert_array_equal(open_index(folder).index("images").stage.quantiser.rotation, few)
+    build_index(write_archive(tmp_path / "all", range(1, 12), mark, texts=False), tmp_path / "whole", home / "encoder", "scan")
+
+    add_shards(folder, write_archive(tmp_path / "2", range(10, 12), mark, texts=False))
+
+    (grown,), (whole,) = folder.glob("g00003/*.codes.npy"), (tmp_path / "whole").glob("g00001/*.codes.npy")
+    np.testing.assert_array_equal(np.load(grown), np.load(whole))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_added_is_found_and_what_is_removed_is_not(kind, tmp_path, home, mark):
     write_archive(tmp_path / "shards", range(1, 301), mark, texts=False)
