@@ -16,7 +16,8 @@ from index.cache import PRIVATE_CACHE, cache_of, forget
 from index.corpora.csvfile import read_csv
 from index.folder import draft_entries, open_parts, read_removed
 from index.generation import Progress, build_files, certify_entries, write_generation
-from index.manifest import PRIVATE_PATHS, SHARDS_PLAN, IndexManifest, ModalityShards, ShardsManifest, load_index_manifest
+from index.index_manifest import IndexManifest, load_index_manifest
+from index.manifest import PRIVATE_PATHS, SHARDS_PLAN, ModalityShards, ShardsManifest
 from index.publish import PARTS, generation_folder, generations, next_parts, publish, store_part, unfinished_parts, writing
 from index.removal import KEY_CHECK, key_check
 from index.resume import write_csv

@@ -20,8 +20,8 @@ import numpy as np
 
 from index.askers import Rows, Sample, Vectors
 from index.exact import Found
+from index.index_manifest import Certificate
 from index.intervals import Interval, Shares, effective_trials, share_interval, two_sided, wilson_interval
-from index.manifest import Certificate
 from index.planner import SearchPlan
 
 if TYPE_CHECKING:

@@ -14,17 +14,9 @@ from encoders.atomic import private_folder
 from encoders.checkpoint import copy_checkpoint, find_checkpoint, read_fingerprint
 from encoders.errors import MedretError
 from index.generation import Progress, build_files, certify_entries, load_entry, write_generation
+from index.index_manifest import INDEX_MANIFEST, IndexEntry, IndexManifest, ShardsPart, find_index_manifest, load_index_manifest
 from index.kinds import find_kind, load_faiss
-from index.manifest import (
-    INDEX_MANIFEST,
-    SHARDS_MANIFEST,
-    IndexEntry,
-    IndexManifest,
-    ShardsPart,
-    find_index_manifest,
-    load_index_manifest,
-    sha256_file,
-)
+from index.manifest import SHARDS_MANIFEST, sha256_file
 from index.publish import PARTS, check_stored, generations, hold, probe_part, publish, store_part, writing
 from index.shards import Part, Shards, check_vectors, open_shards
 from index.vector_index import VectorIndex

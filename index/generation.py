@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.atomic import whole_file, whole_folder
+from index.index_manifest import Certificate, IndexEntry, IndexManifest, StoredFile
 from index.kinds import find_kind
-from index.manifest import Certificate, IndexEntry, IndexManifest, StoredFile
 from index.publish import check_stored, generation_folder, store_file
 from index.shards import Shards
 from index.stages import FirstStage, build_stage, load_stage

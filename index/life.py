@@ -12,7 +12,7 @@ from index.corpora.record import Tally
 from index.corpora.report import report_text
 from index.folder import OpenedIndex, draft_entries, open_index, open_parts, read_removed
 from index.generation import Progress, build_files, certify_entries, grow_files, link_files, write_generation
-from index.manifest import IndexEntry, IndexManifest, StoredFile, load_index_manifest
+from index.index_manifest import IndexEntry, IndexManifest, StoredFile, load_index_manifest
 from index.pseudonyms import Pseudonymiser
 from index.publish import next_parts, publish, store_part, unfinished_parts, writing
 from index.removal import check_key, key_check

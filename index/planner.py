@@ -7,8 +7,8 @@ from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from index.index_manifest import Certificate
     from index.kinds import IndexKind
-    from index.manifest import Certificate
 
 # Costs are bytes read, weighed by how fast each way reads them (601,000 x 512 on two cores): a stream of whole vectors, or of
 # int8 codes, goes at 25 to 27 GB/s and weighs 1. Gathered rows are read, written and read again. Inverted lists of 128-byte

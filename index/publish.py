@@ -17,16 +17,8 @@ from pathlib import Path
 
 from encoders.atomic import recover_replaced
 from encoders.errors import MedretError
-from index.manifest import (
-    INDEX_MANIFEST,
-    SHARDS_MANIFEST,
-    SHARDS_PLAN,
-    IndexManifest,
-    ShardsPart,
-    StoredFile,
-    find_index_manifest,
-    sha256_file,
-)
+from index.index_manifest import INDEX_MANIFEST, IndexManifest, ShardsPart, StoredFile, find_index_manifest
+from index.manifest import SHARDS_MANIFEST, SHARDS_PLAN, sha256_file
 from index.resume import LOCK, is_locked, locked
 from index.shards import Part
 

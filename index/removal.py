@@ -12,7 +12,7 @@ from encoders.errors import MedretError
 from index.corpora.record import Record
 from index.folder import OpenedIndex, open_index, read_removed
 from index.generation import link_files, write_generation
-from index.manifest import IndexManifest
+from index.index_manifest import IndexManifest
 from index.pseudonyms import Pseudonymiser
 from index.publish import publish, writing
 from index.resume import read_plan

@@ -19,16 +19,7 @@ from encoders.atomic import whole_file
 from encoders.errors import MedretError
 from index.corpora.csvfile import read_csv
 from index.corpora.record import Record
-from index.manifest import (
-    MODALITIES,
-    PRIVATE_PATHS,
-    VECTORS,
-    ShardFile,
-    ShardsManifest,
-    check_files,
-    load_shards_manifest,
-    sha256_file,
-)
+from index.manifest import MODALITIES, PRIVATE_PATHS, VECTORS, ShardFile, ShardsManifest, check_files, load_shards_manifest, sha256_file
 from index.shard_table import Piece, Rows, ShardTable
 
 __all__ = ["Part", "ShardRow", "ShardTable", "ShardWriter", "Shards", "check_vectors", "copy_live", "open_shards"]

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from encoders.errors import MedretError
 from index.exact import ExactSearch, Found, Rows, Scores
+from index.index_manifest import Certificate
 from index.kinds import KINDS
-from index.manifest import Certificate
 from index.planner import SearchPlan, plan_search
 from index.shards import ShardTable
 from index.stages import FirstStage

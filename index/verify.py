@@ -10,7 +10,8 @@ from encoders.checkpoint import load_checkpoint, read_fingerprint
 from encoders.errors import MedretError
 from index.folder import find_part, open_parts, read_removed
 from index.generation import load_entry
-from index.manifest import SHARDS_MANIFEST, IndexManifest, ModalityShards, check_files, load_index_manifest, load_shards_manifest
+from index.index_manifest import IndexManifest, load_index_manifest
+from index.manifest import SHARDS_MANIFEST, ModalityShards, check_files, load_shards_manifest
 from index.publish import check_stored, mend
 from index.shards import Shards, check_vectors, open_shards
 

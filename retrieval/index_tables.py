@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from index.cost import Prediction
     from index.folder import OpenedIndex
-    from index.manifest import Certificate, IndexEntry
+    from index.index_manifest import Certificate, IndexEntry
 
 
 def describe_index(opened: "OpenedIndex") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from retrieval.filters import EVERYTHING
 
 if TYPE_CHECKING:
     from index.encode import EncodeSummary
-    from index.manifest import IndexManifest
+    from index.index_manifest import IndexManifest
 
 
 def render_answer(answer: Answer) -> str:

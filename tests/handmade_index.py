@@ -8,7 +8,8 @@ from shard_folders import unit
 
 from index.corpora.record import Record
 from index.folder import OpenedIndex
-from index.manifest import IndexEntry, IndexManifest, ModalityShards, ShardsManifest, ShardsPart
+from index.index_manifest import IndexEntry, IndexManifest, ShardsPart
+from index.manifest import ModalityShards, ShardsManifest
 from index.shards import ShardRow, ShardWriter, open_shards
 from retrieval.engine import SearchEngine
 

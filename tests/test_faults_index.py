@@ -20,8 +20,8 @@ from PIL import Image
 
 from encoders.errors import MedretError
 from index.folder import build_index, open_index
+from index.index_manifest import load_index_manifest
 from index.life import add_shards
-from index.manifest import load_index_manifest
 from index.removal import remove_records
 from index.resume import locked
 from index.verify import verify_index

@@ -10,7 +10,7 @@ from encoders.checkpoint import save_checkpoint
 from encoders.dual import build_encoder
 from encoders.errors import MedretError
 from index.folder import build_index, open_index
-from index.manifest import load_index_manifest
+from index.index_manifest import load_index_manifest
 
 VECTORS = np.eye(8, dtype=np.float32)
 

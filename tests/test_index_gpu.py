@@ -11,8 +11,8 @@ from encoders.errors import MedretError
 from index.askers import Sample
 from index.contract import certify
 from index.gpu import Gpu, GpuExact, build_cagra, move_to_gpu
+from index.index_manifest import Certificate
 from index.kinds import find_kind
-from index.manifest import Certificate
 from index.shards import open_shards
 from index.stages import build_stage
 from index.vector_index import VectorIndex

@@ -17,9 +17,10 @@ from encoders.errors import MedretError
 from index.compact import compact_index
 from index.corpora.readers import open_corpus
 from index.folder import OpenedIndex, build_index, open_index
+from index.index_manifest import load_index_manifest
 from index.kinds import find_kind
 from index.life import add_corpus, add_options, add_shards
-from index.manifest import load_index_manifest, load_shards_manifest, sha256_file
+from index.manifest import load_shards_manifest, sha256_file
 from index.planner import SearchPlan
 from index.publish import writing
 from index.removal import remove_records

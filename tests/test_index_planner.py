@@ -2,8 +2,8 @@ import math
 
 import pytest
 
+from index.index_manifest import Certificate
 from index.kinds import IndexKind, find_kind
-from index.manifest import Certificate
 from index.planner import exact_plan, plan_search
 
 ROWS, DIMENSION, LISTS = 601_000, 512, 1024

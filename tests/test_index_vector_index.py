@@ -8,8 +8,8 @@ from shard_folders import unit, write_images
 
 import index.vector_index
 from encoders.errors import MedretError
+from index.index_manifest import Certificate
 from index.kinds import KINDS, find_kind
-from index.manifest import Certificate
 from index.planner import SearchPlan
 from index.shards import open_shards
 from index.stages import build_stage, load_stage

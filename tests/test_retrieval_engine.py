@@ -18,8 +18,8 @@ from index.corpora.readers import open_corpus
 from index.corpora.record import LabelState, Record
 from index.encode import EncodeOptions, encode_corpus
 from index.folder import build_index
+from index.index_manifest import Certificate
 from index.kinds import find_kind
-from index.manifest import Certificate
 from index.shards import ShardRow
 from index.stages import build_stage
 from index.vector_index import VectorIndex

@@ -12,7 +12,8 @@ from shard_folders import unit
 from encoders.checkpoint import copy_checkpoint, default_checkpoint, read_fingerprint
 from index.contract import most_recall_shown
 from index.corpora.record import Record
-from index.manifest import Certificate, IndexEntry, ModalityShards, ShardsManifest
+from index.index_manifest import Certificate, IndexEntry
+from index.manifest import ModalityShards, ShardsManifest
 from index.shards import ShardRow, ShardWriter
 from retrieval.index_tables import amount, contract_notes, duration
 from retrieval.quantities import parse_seconds

@@ -1,0 +1,201 @@
+"""What an index folder holds: JSON, checked whenever the folder is opened; and the one thing that a change of it replaces."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from encoders.errors import MedretError
+from encoders.json_object import read_json, write_json
+from index.manifest import parse_manifest, program_version
+
+INDEX_MANIFEST = "index.json"
+INDEX_VERSION = 2
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """A file of an index: its path relative to the index folder, and what it must hold.
+
+    Attributes:
+        probe: Checksum of a few of its blocks: tells a file from another of its size without reading all of it.
+    """
+
+    file: str
+    bytes: int
+    sha256: str
+    probe: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """What approximate search was measured to find, against exact search over the vectors as stored.
+
+    Attributes:
+        asker: Who asks: "image" or "text".
+        k: How many hits were compared.
+        target: The recall that was asked for.
+        recall: Mean over the held-out queries, with the ends of its 95 % interval in `low` and `high`.
+        queries: How many held-out queries.
+        drawn: Where the queries come from, for the reader.
+        candidates: How many are taken from the first stage and scored in full.
+        effort: nprobe, efSearch or none, as the kind says.
+        p50_ms: Median latency of one query, in milliseconds; `p99_ms` the 99th percentile.
+        met: Whether `low` reaches `target`.
+    """
+
+    asker: str
+    k: int
+    target: float
+    recall: float
+    low: float
+    high: float
+    queries: int
+    drawn: str
+    candidates: int
+    effort: int | None
+    p50_ms: float
+    p99_ms: float
+    met: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexEntry:
+    """One index: which vectors of which modality, how they are searched, how many there are (removed ones included).
+
+    Attributes:
+        fitted: How many rows there were when its first stage was fitted to them.
+    """
+
+    modality: str
+    vector: str
+    kind: str
+    rows: int
+    dimension: int
+    fitted: int = 0
+    metric: str = "inner_product"
+    files: tuple[StoredFile, ...] = ()  # of its first stage; none where the shards alone are searched
+    certificates: tuple[Certificate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardsPart:
+    """One shards folder of an index: its path relative to the index folder, and the checksum of its manifest.
+
+    Attributes:
+        probe: Checksum of a block of each shard: tells shards that changed places.
+    """
+
+    folder: str
+    sha256: str
+    probe: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexManifest:
+    """What an index folder holds. Its file, index.json, is the one thing that a change of the index replaces.
+
+    Attributes:
+        encoder: Fingerprint of its encoder.
+        parts: The shards folders, in row order: row numbers run on from one to the next.
+        generation: Counts the changes; what belongs to one lies in its own folder (g00003/).
+        removed: Modality to a file of the rows that nobody may find any more: int64, ascending.
+        recall: The recall that approximate search has to reach.
+        encoder_folder: Where the encoder is, relative to the index folder.
+        obsolete: Folders inside the index folder that this change put out of use, or that the next one is just writing; the next
+            writer deletes what is left of them.
+    """
+
+    encoder: str
+    parts: tuple[ShardsPart, ...]
+    indexes: tuple[IndexEntry, ...]
+    generation: int = 1
+    removed: Mapping[str, StoredFile] = field(default_factory=dict)
+    recall: float = 0.99
+    encoder_folder: str = "encoder"
+    obsolete: tuple[str, ...] = ()
+    created_by: str = field(default_factory=program_version)
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """The files of its generation: first stages and removed rows."""
+        return tuple(file for entry in self.indexes for file in entry.files) + tuple(self.removed.values())
+
+    def save(self, folder: Path) -> None:
+        """Write `folder`/index.json, whole or not at all."""
+        write_json(folder / INDEX_MANIFEST, {"format": "medret-index", "version": INDEX_VERSION, **asdict(self)})
+
+
+def load_index_manifest(folder: Path) -> IndexManifest:
+    """Read and check an index folder's manifest.
+
+    Raises:
+        MedretError: If the folder is none, or the manifest is damaged or of another version.
+    """
+    path = folder / INDEX_MANIFEST
+    if not path.is_file():
+        raise MedretError(f"{folder}: is no index ({INDEX_MANIFEST} is missing). Make one: medret build-index SOURCE --out {folder}")
+    return parse_manifest(path, "medret-index", INDEX_VERSION, _index_manifest, _build_again)
+
+
+def find_index_manifest(folder: Path) -> IndexManifest | None:
+    """Read an index folder's manifest; None where there is none, or one of version 1: all that was in there is in its shards.
+
+    Raises:
+        MedretError: If the manifest is damaged or of a later version.
+    """
+    path = folder / INDEX_MANIFEST
+    if not path.is_file() or read_json(path).get("version") == 1:
+        return None
+    return load_index_manifest(folder)
+
+
+def _build_again(folder: Path, content: Mapping[str, Any]) -> str | None:
+    if content.get("version") != 1 or not isinstance(content.get("shards"), str):
+        return None
+    shards = os.path.normpath(folder / content["shards"])
+    return f"Build it again from its shards, nothing is encoded anew: medret build-index {shards} --out {folder}"
+
+
+def _index_manifest(content: dict[str, Any]) -> IndexManifest:
+    return IndexManifest(
+        encoder=str(content["encoder"]),
+        parts=tuple(_plain(ShardsPart, part) for part in content["parts"]),
+        indexes=tuple(_index_entry(entry) for entry in content["indexes"]),
+        generation=int(content["generation"]),
+        removed={modality: _stored_file(file) for modality, file in content["removed"].items()},
+        recall=float(content["recall"]),
+        encoder_folder=_inside(content["encoder_folder"]),
+        obsolete=tuple(_inside(folder) for folder in content["obsolete"]),
+        created_by=str(content["created_by"]),
+    )
+
+
+def _index_entry(content: Mapping[str, Any]) -> IndexEntry:
+    files = tuple(_stored_file(file) for file in content["files"])
+    certificates = tuple(_plain(Certificate, made) for made in content["certificates"])
+    return _plain(IndexEntry, content, files=files, certificates=certificates)
+
+
+def _stored_file(content: Mapping[str, Any]) -> StoredFile:
+    return _plain(StoredFile, content, file=_inside(content["file"]))
+
+
+def _plain(form: type[T], content: Mapping[str, Any], **built: Any) -> T:
+    """Fill a dataclass from JSON, but for what is `built` already; a value of another type is refused."""
+    for item in fields(form):  # type: ignore[arg-type]
+        if item.name in content and item.name not in built:
+            wanted: Any = int | float if item.type is float else item.type
+            if not isinstance(content[item.name], wanted):
+                raise TypeError(f"{item.name} is {content[item.name]!r}")
+    return form(**{**content, **built})
+
+
+def _inside(place: str) -> str:
+    """Refuse a path that leads out of the index folder, or is the folder itself: what is named may be deleted."""
+    if not Path(place).parts or Path(place).is_absolute() or ".." in Path(place).parts:
+        raise ValueError(f"{place!r} is outside the folder")
+    return place
