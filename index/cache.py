@@ -1,13 +1,9 @@
 """Decoded images in one memory-mapped file: decoded once, read by every epoch."""
 
-import hashlib
-import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,36 +12,18 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from encoders.atomic import private_folder, whole_file
+from encoders.atomic import private_folder
 from encoders.errors import MedretError
 from encoders.json_object import read_json, write_json
 from encoders.pixels import REDUCTION, missing_decoders
 from encoders.preprocess import Preprocessing
+from index.cache_file import HEADER, ImageCache, Listed, cache_name, find_notes, kept_entries, open_cache, write_header
 from index.corpora.record import Record
 from index.resume import locked
 from index.squares import Square, decode_square, make_ahead
 
-Listed = list[list[Any]]  # id, bytes and modification time (ns) of each image; the id alone where there is no file
-
 PRIVATE_CACHE = Path("private") / "cache.json"  # in a pseudonymised shards folder: which cache its films came from
 _AT_ONCE = 1024  # images between two notes of progress: what a kill costs at most
-_HEADER = 128  # bytes before the pixels in the .npy file
-_NOTE = re.compile(r"[0-9a-f]{32}\.json")  # beside each finished .npy file: what is in it
-
-
-@dataclass(frozen=True, slots=True)
-class ImageCache:
-    """Decoded images of a list of records.
-
-    Attributes:
-        images: (N, S, S) uint8, memory-mapped, read-only.
-        ids: Record id of each of the N.
-        failures: Record id to why its image could not be decoded; these have no row.
-    """
-
-    images: npt.NDArray[np.uint8]
-    ids: list[str]
-    failures: dict[str, str]
 
 
 def build_image_cache(
@@ -82,13 +60,13 @@ def build_image_cache(
     side = preprocessing.size if size is None else size
     rule = _rule(preprocessing, side)
     private_folder(folder)
-    place = folder / _key(rule, listed)
+    place = folder / cache_name(rule, listed)
     if not _is_whole(place):
         with locked(folder, wait=True):
             if not _is_whole(place):
                 squares = partial(_copied_or_decoded, _Copies(folder, rule, side), preprocessing, side)
                 _fill(place, records, squares, rule, listed, side, progress, workers)
-    return _open(place, side)
+    return open_cache(place, side)
 
 
 def cached_squares(
@@ -139,64 +117,16 @@ def cache_of(shards: Path, corpus: Mapping[str, str | None]) -> Path | None:
     return None if named is None else Path(named)
 
 
-def forget(folder: Path, ids: Iterable[str]) -> int:
-    """Remove films from every cache in a folder; caches that are not finished go altogether.
-
-    A cache that calls them by other ids, as one with real ids beside one with pseudonyms, loses what has the size and the
-    modification time of one of them: it may be another film, which is then decoded again.
-
-    Each cache is written anew without them, whole or not at all, and then the old one goes; it is found again for the records
-    that are left. To be called again where it was interrupted.
-
-    Args:
-        folder: Where caches are kept; nothing is done if it does not exist.
-        ids: Of the records.
-
-    Returns:
-        How many squares went.
-
-    Raises:
-        MedretError: If the folder cannot be written, or a cache is damaged.
-    """
-    if not folder.is_dir():
-        return 0
-    gone, removed = set(ids), 0
-    with locked(folder, wait=True):
-        try:
-            for part in [*folder.glob("*.npy.part"), *folder.glob("*.part.json"), *folder.glob(".*.part")]:
-                part.unlink()
-            for note, lost in _holding(folder, gone):
-                removed += _rewrite(note, read_json(note), lost)
-        except OSError as error:
-            raise MedretError(f"{folder}: cannot be written ({error.strerror or error}). Mend that and run again.") from error
-    return removed
-
-
-def _holding(folder: Path, gone: set[str]) -> list[tuple[Path, set[str]]]:
-    """Return the note of each cache that holds some films, and what it calls them.
-
-    Those with other ids come first: once the last cache with these ids is written anew nothing tells of them.
-    """
-    own: dict[Path, set[str]] = {}
-    states: set[tuple[int, ...]] = set()
-    for note in _notes(folder):
-        entries = [entry for entry in _listed(note) if entry[0] in gone]
-        own[note] = {entry[0] for entry in entries}
-        states |= {tuple(entry[1:]) for entry in entries if entry[1:]}
-    others = {note: {entry[0] for entry in _listed(note) if tuple(entry[1:]) in states} for note, ids in own.items() if not ids}
-    return [(note, ids) for note, ids in [*others.items(), *own.items()] if ids]
-
-
 class _Copies:
     """Squares of the same rule in the finished caches of a folder, by id, bytes and modification time."""
 
     def __init__(self, folder: Path, rule: dict[str, Any], size: int) -> None:
         self._places: dict[str, tuple[list[Any], int, npt.NDArray[np.uint8]]] = {}
-        for note in _notes(folder):
+        for note in find_notes(folder):
             with suppress(MedretError):  # damaged: its films are decoded
                 content = read_json(note)
                 if content.get("rule") == rule and note.with_suffix(".npy").is_file():
-                    held, kept = _open(note.with_suffix(""), size), _kept(content)
+                    held, kept = open_cache(note.with_suffix(""), size), kept_entries(content)
                     self._places |= {entry[0]: (entry[1:], row, held.images) for row, entry in enumerate(kept)}
 
     def find(self, record: Record) -> Square | None:
@@ -228,58 +158,6 @@ def _rule(preprocessing: Preprocessing, size: int) -> dict[str, Any]:
     return {**settings, "reduction": REDUCTION, "size": size, "missing": missing_decoders()}
 
 
-def _key(rule: dict[str, Any], listed: Listed) -> str:
-    digest = hashlib.sha256(json.dumps(rule, sort_keys=True).encode())
-    for entry in listed:
-        digest.update(json.dumps(entry).encode())
-    return digest.hexdigest()[:32]
-
-
-def _notes(folder: Path) -> list[Path]:
-    """What says of each finished cache what is in it; files that are none of ours are passed over."""
-    return [path for path in sorted(folder.glob("*.json")) if _NOTE.fullmatch(path.name)]
-
-
-def _listed(note: Path) -> Listed:
-    listed: Listed = read_json(note).get("records", [])
-    return listed
-
-
-def _kept(content: dict[str, Any]) -> Listed:
-    return [entry for entry in content["records"] if entry[0] not in content["failures"]]
-
-
-def _rewrite(note: Path, content: dict[str, Any], gone: set[str]) -> int:
-    """Write one cache anew without some films, under the name of the list that is left; return how many squares went."""
-    if not note.with_suffix(".npy").is_file():
-        note.unlink()
-        return 0
-    left = [entry for entry in content["records"] if entry[0] not in gone]
-    rows = [row for row, entry in enumerate(_kept(content)) if entry[0] not in gone]
-    held = _open(note.with_suffix(""), content["rule"]["size"])
-    if rows:
-        place = note.with_name(_key(content["rule"], left))
-        with whole_file(place.with_suffix(".npy")) as part, part.open("wb") as file:
-            file.write(bytes(_HEADER))
-            for start in range(0, len(rows), 256):
-                file.write(held.images[rows[start : start + 256]].tobytes())
-            _write_header(file, (len(rows), *held.images.shape[1:]))
-        failures = {id: reason for id, reason in content["failures"].items() if id not in gone}
-        write_json(place.with_suffix(".json"), {"rule": content["rule"], "records": left, "failures": failures})
-    for old in (note.with_suffix(".npy"), note):  # pixels first: without its note nobody would know whose they are
-        old.unlink(missing_ok=True)
-    _sync(note.parent)
-    return len(held.ids) - len(rows)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _is_whole(place: Path) -> bool:
     return place.with_suffix(".json").is_file() and place.with_suffix(".npy").is_file()
 
@@ -303,7 +181,7 @@ def _fill(
     try:
         part.touch(mode=0o600)
         with part.open("ab") as file:
-            file.write(bytes(_HEADER - file.tell() if file.tell() < _HEADER else 0))
+            file.write(bytes(HEADER - file.tell() if file.tell() < HEADER else 0))
             for record, square in make_ahead(islice(_imaged(records), done, None), make, workers):
                 if isinstance(square, str):
                     failures[record.id] = square
@@ -331,7 +209,7 @@ def _resume(part: Path, note: Path, size: int) -> tuple[int, dict[str, str]]:
     if part.is_file() and note.is_file():
         progress = read_json(note)
         done, failures = int(progress["done"]), dict(progress["failures"])
-        length = _HEADER + (done - len(failures)) * size * size
+        length = HEADER + (done - len(failures)) * size * size
         if part.stat().st_size >= length:
             os.truncate(part, length)
             return done, failures
@@ -348,26 +226,7 @@ def _note(file: BinaryIO, note: Path, done: int, failures: dict[str, str]) -> No
 def _finish(part: Path, path: Path, shape: tuple[int, int, int]) -> None:
     """Write the .npy header into the room left for it, and give the file its name."""
     with part.open("r+b") as file:
-        _write_header(file, shape)
+        write_header(file, shape)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
-
-
-def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-    file.seek(0)
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    assert file.tell() == _HEADER
-
-
-def _open(place: Path, size: int) -> ImageCache:
-    content, path = read_json(place.with_suffix(".json")), place.with_suffix(".npy")
-    mend = f"Remove {place.name}.* in {place.parent}; they are made anew."
-    try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise MedretError(f"{path}: the image cache is damaged ({type(error).__name__}). {mend}") from error
-    ids = [entry[0] for entry in _kept(content)]
-    if images.shape != (len(ids), size, size) or images.dtype != np.uint8:
-        raise MedretError(f"{path}: the image cache holds {images.shape}, expected ({len(ids)}, {size}, {size}). {mend}")
-    return ImageCache(images=images, ids=ids, failures=dict(content["failures"]))

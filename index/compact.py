@@ -12,7 +12,8 @@ from encoders.atomic import private_folder, whole_folder
 from encoders.checkpoint import copy_checkpoint
 from encoders.errors import MedretError
 from encoders.json_object import write_json
-from index.cache import PRIVATE_CACHE, cache_of, forget
+from index.cache import PRIVATE_CACHE, cache_of
+from index.cache_file import forget
 from index.corpora.csvfile import read_csv
 from index.folder import draft_entries, open_parts, read_removed
 from index.generation import Progress, build_files, certify_entries, write_generation

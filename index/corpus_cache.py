@@ -6,7 +6,8 @@ from pathlib import Path
 from encoders.atomic import private_folder
 from encoders.errors import MedretError
 from encoders.preprocess import Preprocessing
-from index.cache import ImageCache, build_image_cache
+from index.cache import build_image_cache
+from index.cache_file import ImageCache
 from index.corpora.readers import Corpus
 from index.corpora.record import Record, Tally
 from index.rows import RowPart, read_rows

@@ -12,8 +12,9 @@ from PIL import Image
 from encoders.errors import MedretError
 from encoders.pixels import read_image
 from encoders.preprocess import Preprocessing
-from index import cache
-from index.cache import build_image_cache, cached_squares, forget
+from index import cache, cache_file
+from index.cache import build_image_cache, cached_squares
+from index.cache_file import forget
 from index.corpora.record import Record
 from index.squares import decode_square, decode_squares
 
@@ -242,7 +243,7 @@ def test_a_forgotten_film_goes_from_a_cache_that_calls_it_by_another_id(records,
     squares = [WAY.square(read_image(records[number].image)).tobytes() for number in (3, 4)]
 
     with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
-        killed.setattr(cache, "_sync", Mock(side_effect=KeyboardInterrupt))
+        killed.setattr(cache_file, "_sync", Mock(side_effect=KeyboardInterrupt))
         forget(place, ["hidden r3"])
     forget(place, ["hidden r3"])
 
