@@ -17,7 +17,7 @@ from index.generation import Progress, build_files, certify_entries, load_entry,
 from index.index_manifest import INDEX_MANIFEST, IndexEntry, IndexManifest, ShardsPart, find_index_manifest, load_index_manifest
 from index.kinds import find_kind, load_faiss
 from index.manifest import SHARDS_MANIFEST, sha256_file
-from index.publish import PARTS, check_stored, generations, hold, probe_part, publish, store_part, writing
+from index.publish import PARTS, check_stored, generations, hold, probe_part, publish, store_encoder, store_part, writing
 from index.shards import Part, Shards, check_vectors, open_shards
 from index.vector_index import VectorIndex
 
@@ -108,6 +108,7 @@ def build_index(
             generation=number,
             recall=recall,
             encoder_folder=place,
+            encoder_files=store_encoder(out, place),
             obsolete=() if before is None or before.encoder_folder == place else (before.encoder_folder,),
         )
         made = write_generation(out, draft, {}, partial(build_files, shards, number), progress)

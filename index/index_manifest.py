@@ -1,5 +1,7 @@
 """What an index folder holds: JSON, checked whenever the folder is opened; and the one thing that a change of it replaces."""
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -12,6 +14,9 @@ from index.manifest import parse_manifest, program_version
 
 INDEX_MANIFEST = "index.json"
 INDEX_VERSION = 2
+
+_CHECKSUM = "sha256"
+_AGAIN = "Copy it again from a backup, or build a new index from the shards: medret build-index SHARDS --out NEW"
 
 T = TypeVar("T")
 
@@ -105,6 +110,7 @@ class IndexManifest:
         removed: Modality to a file of the rows that nobody may find any more: int64, ascending.
         recall: The recall that approximate search has to reach.
         encoder_folder: Where the encoder is, relative to the index folder.
+        encoder_files: What that folder holds; of an index that was made before these were noted, nothing.
         obsolete: Folders inside the index folder that this change put out of use, or that the next one is just writing; the next
             writer deletes what is left of them.
     """
@@ -116,6 +122,7 @@ class IndexManifest:
     removed: Mapping[str, StoredFile] = field(default_factory=dict)
     recall: float = 0.99
     encoder_folder: str = "encoder"
+    encoder_files: tuple[StoredFile, ...] = ()
     obsolete: tuple[str, ...] = ()
     created_by: str = field(default_factory=program_version)
 
@@ -125,8 +132,9 @@ class IndexManifest:
         return tuple(file for entry in self.indexes for file in entry.files) + tuple(self.removed.values())
 
     def save(self, folder: Path) -> None:
-        """Write `folder`/index.json, whole or not at all."""
-        write_json(folder / INDEX_MANIFEST, {"format": "medret-index", "version": INDEX_VERSION, **asdict(self)})
+        """Write `folder`/index.json, whole or not at all, with a checksum of itself."""
+        content = {"format": "medret-index", "version": INDEX_VERSION, **asdict(self)}
+        write_json(folder / INDEX_MANIFEST, {**content, _CHECKSUM: _checksum(content)})
 
 
 def load_index_manifest(folder: Path) -> IndexManifest:
@@ -138,7 +146,7 @@ def load_index_manifest(folder: Path) -> IndexManifest:
     path = folder / INDEX_MANIFEST
     if not path.is_file():
         raise MedretError(f"{folder}: is no index ({INDEX_MANIFEST} is missing). Make one: medret build-index SOURCE --out {folder}")
-    return parse_manifest(path, "medret-index", INDEX_VERSION, _index_manifest, _build_again)
+    return parse_manifest(path, "medret-index", INDEX_VERSION, _index_manifest, _build_again, _AGAIN)
 
 
 def find_index_manifest(folder: Path) -> IndexManifest | None:
@@ -148,19 +156,31 @@ def find_index_manifest(folder: Path) -> IndexManifest | None:
         MedretError: If the manifest is damaged or of a later version.
     """
     path = folder / INDEX_MANIFEST
-    if not path.is_file() or read_json(path).get("version") == 1:
+    if not path.is_file() or _is_first_version(read_json(path)):
         return None
     return load_index_manifest(folder)
 
 
+def _is_first_version(content: Mapping[str, Any]) -> bool:
+    return content.get("version") == 1 and isinstance(content.get("shards"), str)
+
+
 def _build_again(folder: Path, content: Mapping[str, Any]) -> str | None:
-    if content.get("version") != 1 or not isinstance(content.get("shards"), str):
+    if not _is_first_version(content):
         return None
     shards = os.path.normpath(folder / content["shards"])
     return f"Build it again from its shards, nothing is encoded anew: medret build-index {shards} --out {folder}"
 
 
+def _checksum(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of JSON content, however it is laid out."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def _index_manifest(content: dict[str, Any]) -> IndexManifest:
+    stated = content.pop(_CHECKSUM, None)
+    if stated != _checksum(content) and (stated is not None or "encoder_files" in content):  # neither was written at first
+        raise ValueError("its checksum is another")
     return IndexManifest(
         encoder=str(content["encoder"]),
         parts=tuple(_plain(ShardsPart, part) for part in content["parts"]),
@@ -169,6 +189,7 @@ def _index_manifest(content: dict[str, Any]) -> IndexManifest:
         removed={modality: _stored_file(file) for modality, file in content["removed"].items()},
         recall=float(content["recall"]),
         encoder_folder=_inside(content["encoder_folder"]),
+        encoder_files=tuple(_stored_file(file) for file in content.get("encoder_files", ())),
         obsolete=tuple(_inside(folder) for folder in content["obsolete"]),
         created_by=str(content["created_by"]),
     )
@@ -176,8 +197,15 @@ def _index_manifest(content: dict[str, Any]) -> IndexManifest:
 
 def _index_entry(content: Mapping[str, Any]) -> IndexEntry:
     files = tuple(_stored_file(file) for file in content["files"])
-    certificates = tuple(_plain(Certificate, made) for made in content["certificates"])
+    certificates = tuple(_certificate(made) for made in content["certificates"])
     return _plain(IndexEntry, content, files=files, certificates=certificates)
+
+
+def _certificate(content: Mapping[str, Any]) -> Certificate:
+    made = _plain(Certificate, content)
+    if not made.low <= made.recall <= made.high or made.met != (made.low >= made.target):
+        raise ValueError(f"a certificate of recall {made.recall}, {made.low} to {made.high}, met {made.met} for {made.target}")
+    return made
 
 
 def _stored_file(content: Mapping[str, Any]) -> StoredFile:

@@ -144,6 +144,7 @@ def parse_manifest(
     version: int,
     build: Callable[[dict[str, Any]], T],
     mend: Callable[[Path, dict[str, Any]], str | None] | None = None,
+    again: str = "Make the folder again.",
 ) -> T:
     """Read a manifest of a form and version and build what it says.
 
@@ -153,6 +154,7 @@ def parse_manifest(
         version: What its "version" has to be.
         build: Turns the content into the manifest; what it cannot is damaged.
         mend: Says what to do about another version, where there is something better than the program that wrote it.
+        again: What to do about a damaged one.
 
     Raises:
         MedretError: If the file is damaged, or of another form or version.
@@ -169,7 +171,7 @@ def parse_manifest(
     try:
         return build(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise MedretError(f"{path}: the manifest is damaged ({type(error).__name__}: {error}). Make the folder again.") from error
+        raise MedretError(f"{path}: the manifest is damaged ({type(error).__name__}: {error}). {again}") from error
 
 
 def _shards_manifest(content: dict[str, Any]) -> ShardsManifest:

@@ -138,12 +138,16 @@ def hold(folder: Path, number: int) -> int:
 
 def store_file(place: Path, generation: int) -> StoredFile:
     """Describe a file of a generation that is being written."""
-    return StoredFile(
-        file=f"{generation_folder(Path(), generation)}/{place.name}",
-        bytes=place.stat().st_size,
-        sha256=sha256_file(place),
-        probe=probe([place]),
-    )
+    return _describe(place, str(generation_folder(Path(), generation)))
+
+
+def store_encoder(folder: Path, name: str) -> tuple[StoredFile, ...]:
+    """Describe the files of the encoder in `folder`/`name`."""
+    return tuple(_describe(place, name) for place in sorted((folder / name).iterdir()) if place.is_file())
+
+
+def _describe(place: Path, folder: str) -> StoredFile:
+    return StoredFile(file=f"{folder}/{place.name}", bytes=place.stat().st_size, sha256=sha256_file(place), probe=probe([place]))
 
 
 def store_part(folder: Path, part: Part) -> ShardsPart:
@@ -175,20 +179,27 @@ def probe(files: Iterable[Path], blocks: int = _BLOCKS) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_stored(folder: Path, stored: StoredFile, whole: bool = False) -> None:
+def check_stored(folder: Path, stored: StoredFile, whole: bool = False, advice: str | None = None) -> None:
     """Check a file of an index: that it is there with its size and its probe and, where `whole`, its checksum.
+
+    Args:
+        folder: The index folder.
+        stored: The file.
+        whole: Read all of it.
+        advice: What to do about a fault; when None, as `mend` says.
 
     Raises:
         MedretError: If it is missing, cut, changed, or another file.
     """
     path = folder / stored.file
+    advice = advice or mend(folder)
     if not path.is_file():
-        raise MedretError(f"{path}: is missing, though {INDEX_MANIFEST} names it. {mend(folder)}")
+        raise MedretError(f"{path}: is missing, though {INDEX_MANIFEST} names it. {advice}")
     size = path.stat().st_size
     if size != stored.bytes:
-        raise MedretError(f"{path}: is damaged: {size} bytes, expected {stored.bytes}. {mend(folder)}")
+        raise MedretError(f"{path}: is damaged: {size} bytes, expected {stored.bytes}. {advice}")
     if probe([path]) != stored.probe or (whole and sha256_file(path) != stored.sha256):
-        raise MedretError(f"{path}: is damaged: its checksum is not the one in {INDEX_MANIFEST}. {mend(folder)}")
+        raise MedretError(f"{path}: is damaged: its checksum is not the one in {INDEX_MANIFEST}. {advice}")
 
 
 def mend(folder: Path) -> str:

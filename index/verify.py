@@ -64,9 +64,7 @@ def verify_index(folder: Path) -> Verified:
     verified = Verified(folder)
     with verified.check():
         manifest = load_index_manifest(folder)
-        encoder = folder / manifest.encoder_folder
-        with verified.check():
-            _check_encoder(verified, encoder, manifest.encoder)
+        _check_encoder(verified, folder, manifest)
         for part in manifest.parts:
             with verified.check():
                 _check_shards(verified, find_part(folder, part))
@@ -92,12 +90,19 @@ def _check_together(verified: Verified, folder: Path, manifest: IndexManifest) -
             load_entry(folder, entry, shards)
 
 
-def _check_encoder(verified: Verified, encoder: Path, mark: str) -> None:
-    load_checkpoint(encoder)  # compares the weights with the fingerprint that is stated
-    if read_fingerprint(encoder) != mark:
-        raise MedretError(f"{encoder}: is encoder {read_fingerprint(encoder)}, expected {mark}. Put the index's own encoder back")
-    for file in encoder.iterdir():
-        verified.count(file)
+def _check_encoder(verified: Verified, folder: Path, manifest: IndexManifest) -> None:
+    encoder, mark = folder / manifest.encoder_folder, manifest.encoder
+    for stored in manifest.encoder_files:
+        with verified.check():
+            check_stored(folder, stored, whole=True, advice="Copy it again from the encoder that the index was built with")
+    if verified.faults:
+        return
+    with verified.check():
+        load_checkpoint(encoder)  # compares the weights with the fingerprint that is stated
+        if read_fingerprint(encoder) != mark:
+            raise MedretError(f"{encoder}: is encoder {read_fingerprint(encoder)}, expected {mark}. Put the index's own encoder back")
+        for file in encoder.iterdir():
+            verified.count(file)
 
 
 def _check_shards(verified: Verified, folder: Path) -> None:

@@ -453,6 +453,7 @@ DAMAGED = {
     "shards/manifest.json": "open",
     "encoder/model.safetensors": "verify",
     "encoder/encoder.json": "verify",
+    "encoder/LICENSE": "verify",
     "index.json": "open",
 }
 
@@ -461,6 +462,7 @@ DAMAGED = {
 def test_verify_names_each_file_that_is_damaged(name, tmp_path, home, mark):
     index = tmp_path / "index"
     write_archive(index / "shards", PATIENTS, mark)
+    (home / "encoder" / "LICENSE").write_text("For research only.")
     build_index(index / "shards", index, home / "encoder", "scan")
     assert not verify_index(index).faults
     path = index / name
