@@ -182,6 +182,8 @@ def _unknown_values(table: "ShardTable", column: str, unknown: Sequence[str], kn
     if not known:
         home = "; only images have a view" if column == "view" and table.modality != "images" else ""
         return f"{found}: the {table.modality} of this index name none{home}"
+    if column in _IDS:  # whose records there are is nobody's business but theirs
+        return f"{found}; the {table.modality} of this index have {len(known):,} others"
     more = f" ... ({len(known):,} in all)" if len(known) > _NAMED else ""
     return f"{found}; choose from what the index holds: {', '.join(known[:_NAMED])}{more}"
 

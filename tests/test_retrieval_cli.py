@@ -227,7 +227,7 @@ def test_a_query_keeps_to_what_records_say_of_themselves_and_says_how_it_searche
         ("colour=red", "Columns: id, patient_id"),
         ("Edema=yes", "not_mentioned, or nothing"),
         ("view=SIDEWAYS", "choose from what the index holds: "),
-        ("patient_id=nobody", "in all)"),
+        ("patient_id=nobody", "others"),
         ("study_date=yesterday", "no ISO date"),
     ],
 )

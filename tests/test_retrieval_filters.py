@@ -52,6 +52,14 @@ def test_rows_of_a_split_are_marked(tmp_path):
     assert rows_with(table, "split", ["test", "train"]).tolist() == [True, True, False, True]
 
 
+@pytest.mark.parametrize(("column", "others"), [("id", 5), ("patient_id", 3)])
+def test_ids_of_others_are_counted_not_listed(studies, column, others):
+    with pytest.raises(MedretError) as fault:
+        rows_with(studies, column, ["UNKNOWN"])
+
+    assert str(fault.value) == f"no record has {column} UNKNOWN; the images of this index have {others} others"
+
+
 def test_a_split_that_no_record_has_names_those_there_are(tmp_path):
     table = table_of(tmp_path, [Record(id="a", image=None, split="train"), Record(id="b", image=None)])
 
@@ -162,10 +170,10 @@ def test_a_condition_is_a_column_and_values(words):
 
 
 def test_of_many_values_a_message_lists_the_first(tmp_path):
-    table = table_of(tmp_path, [Record(id=f"{row:03d}", image=None) for row in range(100)])
+    table = table_of(tmp_path, [Record(id=str(row), image=None, tags=(f"{row:03d}",)) for row in range(100)])
 
     with pytest.raises(MedretError, match=r"000, 001, .*011 \.\.\. \(100 in all\)$"):
-        parse_condition("id=x").rows(table)
+        parse_condition("tags=x").rows(table)
 
 
 @pytest.mark.parametrize("count", [1, 5, 40])
