@@ -1,5 +1,6 @@
 """The kinds of index, and the one FAISS that all of them search with."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Any
 
 from encoders.errors import MedretError
 
+_FAISS_PLACE = re.compile(r"^Error in .*? at \S+:\d+: (Error: '.*?' failed: ?)?")
+_FAISS_WRITTEN = re.compile(r"write error in .*: \d+ != \d+ \((.*)\)")
 _TRIED_DIMENSIONS = (512, 768, 720)  # a factory string may fit one length only: PQ96 divides 768, not 512
 
 
@@ -84,8 +87,10 @@ def fill_factory(factory: str, dimension: int, lists: int) -> str:
 
 
 def faiss_fault(error: BaseException) -> str:
-    """Return what FAISS says is wrong in one line, without its source file."""
-    return " ".join(str(error).split("Error: ")[-1].split())[:200]
+    """Return what FAISS says is wrong in one line, without its source file and its own expressions; of a full disk, the system's word."""
+    line = _FAISS_PLACE.sub("", " ".join(str(error).split()))
+    written = _FAISS_WRITTEN.fullmatch(line)
+    return (written[1] if written else line)[:200]
 
 
 def faiss_distributions() -> list[str]:

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from encoders.errors import MedretError
@@ -20,6 +21,22 @@ def test_what_faiss_cannot_make_is_refused_in_one_line():
         kinds.find_kind("sacn")
 
     assert "\n" not in str(raised.value)
+
+
+def test_a_fault_of_faiss_is_told_without_its_source():
+    faiss = kinds.load_faiss()
+    index = faiss.IndexFlatIP(512)
+    index.add(np.zeros((2000, 512), np.float32))  # more than is buffered
+    with pytest.raises(RuntimeError) as full:
+        faiss.write_index(index, "/dev/full")
+    with pytest.raises(RuntimeError) as bogus:
+        faiss.index_factory(512, "bogus")
+    with pytest.raises(RuntimeError) as uneven:
+        faiss.index_factory(512, "PQ7")
+
+    assert kinds.faiss_fault(full.value) == "No space left on device"
+    assert kinds.faiss_fault(bogus.value) == "could not parse index string bogus"
+    assert kinds.faiss_fault(uneven.value).startswith("The dimension of the vector (d) should be a multiple")
 
 
 def test_every_kind_is_one_that_faiss_can_make():
