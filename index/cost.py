@@ -217,8 +217,8 @@ def choose_kind(
     if not fitting:
         least = min(every, key=lambda one: one.needed_bytes)
         raise MedretError(
-            f"no kind of index over {rows:,} x {dimension} vectors fits into {_gigabytes(room)}: the smallest, {least.kind}, needs "
-            f"{_gigabytes(least.needed_bytes)}. Allow it more (--memory), or build in parts"
+            f"no kind of index over {rows:,} x {dimension} vectors fits into {_amount(room)}: the smallest, {least.kind}, needs "
+            f"{_amount(least.needed_bytes)}. Allow it more (--memory), or build in parts"
         )
     if flat in fitting and flat.latency_s <= wanted:
         return choose(flat, f"exact search takes {_milliseconds(flat)} a query, within {wanted * 1e3:.3g} ms")
@@ -303,8 +303,9 @@ def prediction_table(counts: Iterable[int], dimension: int, calibration: Calibra
     return "\n".join(lines)
 
 
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.2g} GB" if size < 1e11 else f"{size / 1e9:.0f} GB"
+def _amount(size: float) -> str:
+    unit, one = next(((unit, one) for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if size >= one), ("bytes", 1))
+    return f"{size / one:,.0f} {unit}" if size >= 10 * one else f"{size / one:.2g} {unit}"
 
 
 def _milliseconds(prediction: Prediction) -> str:

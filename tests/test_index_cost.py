@@ -107,8 +107,10 @@ def test_a_recall_that_a_thousand_queries_cannot_show_takes_exact_search():
 
 
 def test_what_fits_into_no_memory_is_refused_with_the_least_that_would():
-    with pytest.raises(MedretError, match=r"fits into 0.01 GB: the smallest, ivf-rabitq, needs 0\.05"):
+    with pytest.raises(MedretError, match=r"fits into 10 MB: the smallest, ivf-rabitq, needs 5\d MB"):
         choose_kind(601_000, 512, MACHINE, 0.99, memory=10e6)
+    with pytest.raises(MedretError, match="fits into 10 kB: "):
+        choose_kind(601_000, 512, MACHINE, 0.99, memory=10e3)
 
 
 def test_hours_of_building_need_a_yes():
