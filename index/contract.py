@@ -120,9 +120,9 @@ class _Tuner:
         self.index, self.asker, self.k, self.target = index, asker, k, target
         self.tune, self.held = tune, held
         self.grade = index.stage.kind.grade or 0.0
-        self.efforts = index.stage.efforts()
         counts = {min(times * k, _MOST_CANDIDATES, index.rows) for times in _COUNTS}
         self.counts = sorted(count for count in counts if count >= min(k, index.rows))
+        self.efforts = _filling(index.stage.efforts(), index.stage.lists, index.rows, self.counts[0])
         self._passed: dict[_Setting, bool] = {}
         self._found: dict[_Setting, float] = {}  # mean share
         self._goal = min(target, self._foreseen(np.ones(len(tune))))
@@ -140,7 +140,7 @@ class _Tuner:
             if enough or interval.mean == 1 or setting is None:  # where nothing is missed, only more queries would show more
                 break
         met = [one for one in measured if one[0].low >= self.target]
-        interval, setting = (met or measured)[-1]
+        interval, setting = met[-1] if met else max(measured, key=lambda one: one[0].mean)
         return self._certificate(setting, interval, drawn)
 
     def _certificate(self, setting: _Setting, interval: Interval, drawn: str) -> Certificate:
@@ -270,6 +270,17 @@ class _Tuner:
             rows=rows,
             reason="being measured",
         )
+
+
+def _filling(efforts: Sequence[int | None], lists: int | None, rows: int, candidates: int) -> Sequence[int | None]:
+    """The efforts whose inverted lists hold the candidates on average.
+
+    With fewer, most queries come back short and are searched exactly: that finds everything, tells nothing of the lists, and a
+    little more effort would find less.
+    """
+    if lists is None:
+        return efforts
+    return [effort for effort in efforts if effort is None or effort == lists or effort * rows >= candidates * lists]
 
 
 def _alike(own: Sequence[Rows]) -> Iterator[list[int]]:

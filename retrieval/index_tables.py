@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from index.cost import Prediction
     from index.folder import OpenedIndex
-    from index.index_manifest import Certificate, IndexEntry
+    from index.index_manifest import IndexEntry
 
 
 def describe_index(opened: "OpenedIndex") -> dict[str, Any]:
@@ -77,26 +77,25 @@ def render_contract(entry: "IndexEntry", target: float) -> str:
     return "\n".join(_contract({"exact": kind.exact, "effort": kind.effort, "certificates": certificates}, target, exact=""))
 
 
-def contract_notes(entry: "IndexEntry", target: float) -> list[str]:
-    """Say, a line each, for which queries an index does not meet its contract, and why."""
+def contract_notes(entries: Sequence["IndexEntry"], target: float) -> list[str]:
+    """Say where searches are exact though the kind is not: what could not be measured, and in one line what missed its target and why."""
+    from index.contract import most_recall_shown
     from index.kinds import find_kind
 
-    if find_kind(entry.kind).exact:
-        return []
-    where = f"{entry.modality} by {entry.vector}"
-    if not entry.certificates:
-        return [f"{where}: too few records to measure recall with, so every search is exact"]
-    return [f"{where}: {_unmet(one)}; such searches are exact" for one in entry.certificates if not one.met]
-
-
-def _unmet(one: "Certificate") -> str:
-    from index.contract import most_recall_shown
-
-    asked = f"recall@{one.k} of {one.asker} queries"
-    shown = most_recall_shown(one.queries)
-    if shown < one.target:
-        return f"{asked} is {one.recall:.4f}, but {one.queries:,} {one.drawn} cannot show more than {shown:.3f}, short of {one.target:g}"
-    return f"{asked} is {one.recall:.4f}, surely only {one.low:.4f}, short of {one.target:g}"
+    approximate = [entry for entry in entries if not find_kind(entry.kind).exact]
+    unmeasured = [entry for entry in approximate if not entry.certificates]
+    notes = [f"{one.modality} by {one.vector}: too few records to measure recall with, so every search is exact" for one in unmeasured]
+    certificates = [certificate for entry in approximate for certificate in entry.certificates]
+    unmet = [one for one in certificates if not one.met]
+    if unmet:
+        few = [one for one in unmet if one.recall == 1 and most_recall_shown(one.queries) < target]
+        causes = [f"{len(unmet) - len(few)} fell short of it"] if len(few) < len(unmet) else []
+        if few:
+            most = max(one.queries for one in few)
+            causes.append(f"{len(few)} found all, but {most:,} queries cannot show more than {most_recall_shown(most):.3f}")
+        where = f"{len(unmet)} of {len(certificates)} measurements"
+        notes.append(f"{where} do not show a recall of {target:g}, and such searches are exact: {'; '.join(causes)}")
+    return notes
 
 
 def render_predictions(predictions: Sequence["Prediction"]) -> str:

@@ -105,6 +105,16 @@ def test_few_queries_cannot_show_a_high_recall_and_the_certificate_says_so(archi
     assert most_recall_shown(60) == pytest.approx(one.low)
 
 
+def test_lists_shorter_than_k_do_not_pass_for_good_ones(tmp_path):
+    """Of 600 rows in 32 lists one probe never holds 50, so exact search answers; two may hold them, and the wrong ones."""
+    index = build(open_shards(write_images(tmp_path, draw(600), [f"{row:03d}" for row in range(600)])), "ivf-flat")
+
+    (one,) = certify(index, {"text": sample_of(draw(200, seed=8), drawn="reports")}, 0.99, ks=(50,))
+
+    assert one.recall > 0.99
+    assert one.effort * 600 / index.stage.lists >= one.k
+
+
 def test_an_index_too_coarse_for_the_target_does_not_meet_it(archive):
     """One bit a vector, and at most 4,000 of 6,000 rows ranked again."""
     (one,) = certify(build(archive, "PQ1x1"), {"image": sample_of(draw(400, seed=9))}, 0.985, ks=(10,))

@@ -56,9 +56,8 @@ def build_index(
     chosen = _choose_kind(shards, kind, recall, *limits, yes)
     with progress_bar("indexing", "index") as progress:
         manifest = build(shards, out, flags.encoder or shards / "encoder", chosen, recall=recall, progress=progress.stage)
-    for entry in manifest.indexes:
-        for line in contract_notes(entry, recall):
-            note(line)
+    for line in contract_notes(manifest.indexes, recall):
+        note(line)
     print(index_folder_lines(out, manifest.indexes, recall))
 
 
