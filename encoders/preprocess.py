@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 Fit = Literal["pad", "crop", "squash"]
 Resampling = Literal["bilinear", "bicubic"]
+
+
+class Fitted(NamedTuple):
+    """A film brought to a square, and as large as it was before."""
+
+    square: np.ndarray  # (S, S) uint8
+    width: int
+    height: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +74,13 @@ class Preprocessing:
         Raises:
             MedretError: As encoders.pixels.read_image.
         """
+        return self.read_fitted(path, name, size).square
+
+    def read_fitted(self, path: Path, name: str | None = None, size: int | None = None) -> Fitted:
+        """As read_square, with the width and height that `shrink` needs."""
         size = self.size if size is None else size
-        return self._fitted(read_film(path, name, partial(self._reduction, size)), size)
+        film = read_film(path, name, partial(self._reduction, size))
+        return Fitted(self._fitted(film, size), film.width, film.height)
 
     def square(self, pixels: np.ndarray, size: int | None = None) -> np.ndarray:
         """Bring a film to a square: what caches hold.
@@ -90,9 +103,18 @@ class Preprocessing:
             raise ValueError(f"pixels is {pixels.dtype} {pixels.shape}, expected (H, W) uint8")
         return self._fitted(Film(pixels, width=pixels.shape[1], height=pixels.shape[0]), size)
 
-    def shrink(self, square: np.ndarray, size: int) -> np.ndarray:
-        """Bring a larger square, as a cache holds it, to (size, size) uint8."""
-        return np.array(Image.fromarray(square).resize((size, size), Image.Resampling[self.resampling.upper()]))
+    def shrink(self, fitted: Fitted) -> np.ndarray:
+        """Make the setting's square of a film from a larger one, as a cache holds it: the film lies where it lies in a direct one.
+
+        Padding is cut off first and put on again. Resized with the film it would blur its edges, and as both squares hold
+        whole pixels of the film, each rounded on its own, would shift and stretch it by up to a pixel.
+
+        Returns:
+            (S, S) uint8.
+        """
+        square, width, height = fitted
+        left, top, inner_width, inner_height = self._place(width, height, len(square))
+        return self._placed(Image.fromarray(square[top : top + inner_height, left : left + inner_width]), None, width, height, self.size)
 
     def _reduction(self, size: int, width: int, height: int) -> int:
         """The largest reduction that leaves at least twice the resolution of the square."""
@@ -101,20 +123,28 @@ class Preprocessing:
 
     def _fitted(self, film: Film, size: int) -> np.ndarray:
         image = Image.fromarray(film.pixels)
-        filter_ = Image.Resampling[self.resampling.upper()]
         width, height = film.width / film.reduction, film.height / film.reduction  # in decoded pixels: the last may stand for fewer
-        if self.fit == "pad":
-            scale = size / max(film.height, film.width)
-            inner = max(1, round(film.width * scale)), max(1, round(film.height * scale))
-            square = Image.new("L", (size, size))
-            square.paste(image.resize(inner, filter_, box=(0, 0, width, height)), ((size - inner[0]) // 2, (size - inner[1]) // 2))
-            return np.array(square)
-        side = min(height, width) if self.fit == "crop" else None
         box = (0.0, 0.0, width, height)
-        if side is not None:  # a box is cut at fractions of a pixel, so that the middle stays the middle
+        if self.fit == "crop":  # a box is cut at fractions of a pixel, so that the middle stays the middle
+            side = min(height, width)
             left, top = (width - side) / 2, (height - side) / 2
             box = (left, top, left + side, top + side)
-        return np.array(image.resize((size, size), filter_, box=box))
+        return self._placed(image, box, film.width, film.height, size)
+
+    def _place(self, width: int, height: int, size: int) -> tuple[int, int, int, int]:
+        """Left, top, width and height of what a square shows of a film that is so wide and high; padding is around it."""
+        if self.fit != "pad":
+            return 0, 0, size, size
+        scale = size / max(height, width)
+        inner_width, inner_height = max(1, round(width * scale)), max(1, round(height * scale))
+        return (size - inner_width) // 2, (size - inner_height) // 2, inner_width, inner_height
+
+    def _placed(self, image: Image.Image, box: tuple[float, float, float, float] | None, width: int, height: int, size: int) -> np.ndarray:
+        """The square of a film that is so wide and high; `box` is what of the image goes into it."""
+        left, top, inner_width, inner_height = self._place(width, height, size)
+        square = Image.new("L", (size, size))
+        square.paste(image.resize((inner_width, inner_height), Image.Resampling[self.resampling.upper()], box=box), (left, top))
+        return np.array(square)
 
     def normalise(self, images: "Tensor") -> "Tensor":
         """Bring squares to what the backbone reads, (level / 255 - mean) / std in three channels, on their device.

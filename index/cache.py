@@ -10,14 +10,24 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from encoders.atomic import private_folder
 from encoders.errors import MedretError
 from encoders.json_object import read_json, write_json
 from encoders.pixels import REDUCTION, missing_decoders
-from encoders.preprocess import Preprocessing
-from index.cache_file import HEADER, ImageCache, Listed, cache_name, find_notes, kept_entries, open_cache, write_header
+from encoders.preprocess import Fitted, Preprocessing
+from index.cache_file import (
+    HEADER,
+    ImageCache,
+    Listed,
+    cache_name,
+    find_notes,
+    kept_entries,
+    open_cache,
+    read_sizes,
+    write_header,
+    write_sizes,
+)
 from index.corpora.record import Record
 from index.resume import locked
 from index.squares import Square, decode_square, make_ahead
@@ -80,6 +90,8 @@ def cached_squares(
 ) -> Generator[tuple[Record, Square | str]]:
     """Make squares from larger ones in a cache, which is filled first; otherwise as decode_squares.
 
+    Films lie in them as in those of decode_squares; what differs is that each was resized twice.
+
     Args:
         films: Those wanted, each one of `records`.
         records: Those that the cache holds.
@@ -100,7 +112,7 @@ def cached_squares(
 
     def shrunk(record: Record) -> Square | str:
         row = rows.get(record.id)
-        return cache.failures[record.id] if row is None else preprocessing.shrink(cache.images[row], wanted)
+        return cache.failures[record.id] if row is None else preprocessing.shrink(Fitted(cache.images[row], *cache.sizes[row]))
 
     yield from make_ahead(films, shrunk, workers)
 
@@ -121,22 +133,22 @@ class _Copies:
     """Squares of the same rule in the finished caches of a folder, by id, bytes and modification time."""
 
     def __init__(self, folder: Path, rule: dict[str, Any], size: int) -> None:
-        self._places: dict[str, tuple[list[Any], int, npt.NDArray[np.uint8]]] = {}
+        self._places: dict[str, tuple[list[Any], int, ImageCache]] = {}
         for note in find_notes(folder):
             with suppress(MedretError):  # damaged: its films are decoded
                 content = read_json(note)
                 if content.get("rule") == rule and note.with_suffix(".npy").is_file():
                     held, kept = open_cache(note.with_suffix(""), size), kept_entries(content)
-                    self._places |= {entry[0]: (entry[1:], row, held.images) for row, entry in enumerate(kept)}
+                    self._places |= {entry[0]: (entry[1:], row, held) for row, entry in enumerate(kept)}
 
-    def find(self, record: Record) -> Square | None:
-        state, row, images = self._places.get(record.id, ([], 0, None))
-        return None if images is None or not state or state != _state(record) else np.array(images[row])
+    def find(self, record: Record) -> Fitted | None:
+        state, row, held = self._places.get(record.id, ([], 0, None))
+        return None if held is None or not state or state != _state(record) else Fitted(np.array(held.images[row]), *held.sizes[row])
 
 
-def _copied_or_decoded(copies: _Copies, preprocessing: Preprocessing, size: int, record: Record) -> Square | str:
-    square = copies.find(record)
-    return decode_square(preprocessing, size, record) if square is None else square
+def _copied_or_decoded(copies: _Copies, preprocessing: Preprocessing, size: int, record: Record) -> Fitted | str:
+    copy = copies.find(record)
+    return decode_square(preprocessing, size, record) if copy is None else copy
 
 
 def _imaged(records: Iterable[Record]) -> Iterator[Record]:
@@ -153,9 +165,9 @@ def _state(record: Record) -> list[int]:
 
 
 def _rule(preprocessing: Preprocessing, size: int) -> dict[str, Any]:
-    """All that a square depends on besides its film."""
+    """All that a square depends on besides its film, and what is kept of the film."""
     settings = {name: getattr(preprocessing, name) for name in ("fit", "resampling", "decoding")}
-    return {**settings, "reduction": REDUCTION, "size": size, "missing": missing_decoders()}
+    return {**settings, "reduction": REDUCTION, "size": size, "missing": missing_decoders(), "keeps": "sizes"}
 
 
 def _is_whole(place: Path) -> bool:
@@ -165,7 +177,7 @@ def _is_whole(place: Path) -> bool:
 def _fill(
     place: Path,
     records: Iterable[Record],
-    make: Callable[[Record], Square | str],
+    make: Callable[[Record], Fitted | str],
     rule: dict[str, Any],
     listed: Listed,
     size: int,
@@ -173,7 +185,7 @@ def _fill(
     workers: int | None,
 ) -> None:
     part, note = place.with_suffix(".npy.part"), place.with_suffix(".part.json")
-    done, failures = _resume(part, note, size)
+    done, failures, sizes = _resume(part, note, size)
     needed = (len(listed) - done) * size * size
     free = shutil.disk_usage(place.parent).free
     if needed > free:
@@ -182,45 +194,46 @@ def _fill(
         part.touch(mode=0o600)
         with part.open("ab") as file:
             file.write(bytes(HEADER - file.tell() if file.tell() < HEADER else 0))
-            for record, square in make_ahead(islice(_imaged(records), done, None), make, workers):
-                if isinstance(square, str):
-                    failures[record.id] = square
+            for record, made in make_ahead(islice(_imaged(records), done, None), make, workers):
+                if isinstance(made, str):
+                    failures[record.id] = made
                 else:
-                    file.write(square.tobytes())
+                    file.write(made.square.tobytes())
+                    sizes.append((made.width, made.height))
                 done += 1
                 if done % _AT_ONCE == 0:
-                    _note(file, note, done, failures)
+                    _note(file, note, done, failures, sizes)
                 if progress is not None:
                     progress(done, len(listed))
-            _note(file, note, done, failures)
+            _note(file, note, done, failures, sizes)
         kept = len(listed) - len(failures)
         if not kept:
             note.unlink()  # whatever is mended, the next run begins anew
             raise MedretError(f"{place.parent}: none of {len(listed)} images can be decoded; the first: {next(iter(failures.values()))}")
-        write_json(place.with_suffix(".json"), {"rule": rule, "records": listed, "failures": failures})
+        write_json(place.with_suffix(".json"), {"rule": rule, "records": listed, "failures": failures, "sizes": write_sizes(sizes)})
         _finish(part, place.with_suffix(".npy"), (kept, size, size))
     except OSError as error:
         raise MedretError(f"{place.parent}: cannot be written ({error.strerror or error}). Free space or choose another place.") from error
     note.unlink(missing_ok=True)
 
 
-def _resume(part: Path, note: Path, size: int) -> tuple[int, dict[str, str]]:
-    """Return how many images an earlier run finished, and which failed; cut off what it wrote after its last note."""
+def _resume(part: Path, note: Path, size: int) -> tuple[int, dict[str, str], list[tuple[int, int]]]:
+    """Return how many images an earlier run finished, which failed and how large the others are; cut off what came after its last note."""
     if part.is_file() and note.is_file():
         progress = read_json(note)
         done, failures = int(progress["done"]), dict(progress["failures"])
         length = HEADER + (done - len(failures)) * size * size
         if part.stat().st_size >= length:
             os.truncate(part, length)
-            return done, failures
+            return done, failures, read_sizes(progress["sizes"])
     part.unlink(missing_ok=True)
-    return 0, {}
+    return 0, {}, []
 
 
-def _note(file: BinaryIO, note: Path, done: int, failures: dict[str, str]) -> None:
+def _note(file: BinaryIO, note: Path, done: int, failures: dict[str, str], sizes: list[tuple[int, int]]) -> None:
     file.flush()
     os.fsync(file.fileno())
-    write_json(note, {"done": done, "failures": failures})
+    write_json(note, {"done": done, "failures": failures, "sizes": write_sizes(sizes)})
 
 
 def _finish(part: Path, path: Path, shape: tuple[int, int, int]) -> None:

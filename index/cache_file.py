@@ -30,11 +30,13 @@ class ImageCache:
     Attributes:
         images: (N, S, S) uint8, memory-mapped, read-only.
         ids: Record id of each of the N.
+        sizes: Width and height of each of the N films before they were made square; empty in files of older versions.
         failures: Record id to why its image could not be decoded; these have no row.
     """
 
     images: npt.NDArray[np.uint8]
     ids: list[str]
+    sizes: list[tuple[int, int]]
     failures: dict[str, str]
 
 
@@ -53,7 +55,20 @@ def open_cache(place: Path, size: int) -> ImageCache:
     ids = [entry[0] for entry in kept_entries(content)]
     if images.shape != (len(ids), size, size) or images.dtype != np.uint8:
         raise MedretError(f"{path}: the image cache holds {images.shape}, expected ({len(ids)}, {size}, {size}). {mend}")
-    return ImageCache(images=images, ids=ids, failures=dict(content["failures"]))
+    sizes = read_sizes(content.get("sizes", ""))
+    if "sizes" in content and len(sizes) != len(ids):
+        raise MedretError(f"{path}: the image cache has the sizes of {len(sizes)} films, expected {len(ids)}. {mend}")
+    return ImageCache(images=images, ids=ids, sizes=sizes, failures=dict(content["failures"]))
+
+
+def read_sizes(text: str) -> list[tuple[int, int]]:
+    """Read what `write_sizes` wrote."""
+    return [(int(width), int(height)) for width, _, height in (size.partition("x") for size in text.split())]
+
+
+def write_sizes(sizes: Iterable[tuple[int, int]]) -> str:
+    """Widths and heights as a note holds them: one string, since a list of a million takes seconds to write as JSON."""
+    return " ".join(f"{width}x{height}" for width, height in sizes)
 
 
 def cache_name(rule: dict[str, Any], listed: Listed) -> str:
@@ -150,7 +165,8 @@ def _rewrite(note: Path, content: dict[str, Any], gone: set[str]) -> int:
                 file.write(held.images[rows[start : start + 256]].tobytes())
             write_header(file, (len(rows), *held.images.shape[1:]))
         failures = {id: reason for id, reason in content["failures"].items() if id not in gone}
-        write_json(place.with_suffix(".json"), {"rule": content["rule"], "records": left, "failures": failures})
+        sizes = {"sizes": write_sizes(held.sizes[row] for row in rows)} if held.sizes else {}
+        write_json(place.with_suffix(".json"), {"rule": content["rule"], "records": left, "failures": failures, **sizes})
     for old in (note.with_suffix(".npy"), note):  # pixels first: without its note nobody would know whose they are
         old.unlink(missing_ok=True)
     _sync(note.parent)

@@ -4,16 +4,17 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from encoders.errors import MedretError
-from encoders.preprocess import Preprocessing
+from encoders.preprocess import Fitted, Preprocessing
 from index.corpora.record import Record
 
 Square = npt.NDArray[np.uint8]
+T = TypeVar("T")
 
 
 def decode_squares(
@@ -24,12 +25,15 @@ def decode_squares(
     Yields:
         Each record with its (size, size) uint8 square, or with why it cannot be had, in words that name the record by its id.
     """
-    return make_ahead(records, partial(decode_square, preprocessing, size), workers)
+
+    def square(record: Record) -> Square | str:
+        made = decode_square(preprocessing, size, record)
+        return made if isinstance(made, str) else made.square
+
+    return make_ahead(records, square, workers)
 
 
-def make_ahead(
-    records: Iterable[Record], make: Callable[[Record], Square | str], workers: int | None
-) -> Generator[tuple[Record, Square | str]]:
+def make_ahead(records: Iterable[Record], make: Callable[[Record], T], workers: int | None) -> Generator[tuple[Record, T]]:
     """Make the squares of records in threads, some 64 ahead of whoever takes them, in the order of the records.
 
     Args:
@@ -38,7 +42,7 @@ def make_ahead(
         workers: Threads; one a core by default.
     """
     threads = workers or os.cpu_count() or 1
-    waiting: deque[tuple[Record, Future[Square | str]]] = deque()
+    waiting: deque[tuple[Record, Future[T]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
             for record in records:
@@ -54,10 +58,10 @@ def make_ahead(
                 result.cancel()
 
 
-def decode_square(preprocessing: Preprocessing, size: int, record: Record) -> Square | str:
+def decode_square(preprocessing: Preprocessing, size: int, record: Record) -> Fitted | str:
     """Decode one film into a (size, size) uint8 square, or say why it cannot be had, in words that name it by its id."""
     assert record.image is not None
     try:
-        return preprocessing.read_square(record.image, record.id, size)
+        return preprocessing.read_fitted(record.image, record.id, size)
     except MedretError as error:  # a path can hold a name, so it must not come into a list of failures
         return " ".join(str(error).replace(str(record.image), record.id).split())

@@ -13,7 +13,7 @@ from PIL import Image
 
 from encoders.errors import MedretError
 from encoders.pixels import DECODING, read_film, read_image
-from encoders.preprocess import Preprocessing
+from encoders.preprocess import Fitted, Preprocessing
 
 FITS = st.sampled_from(["pad", "crop", "squash"])
 RESAMPLINGS = st.sampled_from(["bilinear", "bicubic"])
@@ -90,6 +90,24 @@ def test_resampling_agrees_with_torch(resampling):
     square = Preprocessing(size=40, resampling=resampling).square(film)
 
     np.testing.assert_allclose(square, expected[0, 0].clamp(0, 255).numpy(), atol=1.01)
+
+
+@given(
+    width=st.integers(1, 90),
+    height=st.integers(1, 90),
+    size=st.integers(1, 40),
+    further=st.integers(0, 60),
+    fit=st.sampled_from(["pad", "crop", "squash"]),
+    resampling=st.sampled_from(["bilinear", "bicubic"]),
+)
+def test_a_film_lies_in_a_shrunken_square_where_it_lies_in_a_direct_one(width, height, size, further, fit, resampling):
+    """An even film shows its edges alone, and an even shade has no detail to lose to a second resize."""
+    way = Preprocessing(size=size, fit=fit, resampling=resampling)
+    film = np.full((height, width), 200, np.uint8)
+
+    shrunken = way.shrink(Fitted(way.square(film, size + further), width, height))
+
+    np.testing.assert_array_equal(shrunken, way.square(film))
 
 
 def test_a_cache_may_hold_larger_squares():

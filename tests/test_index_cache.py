@@ -113,6 +113,7 @@ def test_a_stopped_run_goes_on_where_it_was_stopped(records, tmp_path, monkeypat
 
     assert done == list(range(stop - stop % 2 + 1, 8))
     assert (held.ids, held.failures) == (expected.ids, expected.failures)
+    assert held.sizes == expected.sizes == [(30, 20 + number) for number in (0, 2, 3, 4, 5, 6)]
     np.testing.assert_array_equal(held.images, expected.images)
 
 
@@ -195,6 +196,7 @@ def test_what_another_cache_holds_is_not_decoded_again(records, tmp_path, monkey
     build_image_cache(records[1:5], WAY, tmp_path / "cache")
 
     assert decoded == ["r2"]
+    assert held.sizes == expected.sizes
     np.testing.assert_array_equal(held.images, expected.images)
 
 
@@ -206,8 +208,10 @@ def test_a_cache_serves_every_encoder_that_fits_films_alike(records, tmp_path, m
     squares = list(cached_squares(records[3:5], records, other, tmp_path / "cache", 24))
 
     assert [record.id for record, _ in squares] == ["r3", "r4"]
-    whole = Image.fromarray(other.square(read_image(records[3].image), 24)).resize((12, 12), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(squares[0][1], np.asarray(whole))
+    film = Image.fromarray(other.square(read_image(records[3].image), 24)).crop((0, 3, 24, 3 + 18))  # 30 x 23, padded
+    expected = np.zeros((12, 12), np.uint8)
+    expected[1 : 1 + 9] = film.resize((12, 9), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(squares[0][1], expected)
     with pytest.raises(MedretError, match="squares of 24 pixels are kept, but the encoder reads 30"):
         list(cached_squares(records[:-1], records, Preprocessing(size=30), tmp_path / "cache", 24))
 
@@ -232,6 +236,7 @@ def test_a_forgotten_film_is_in_no_cache_and_the_rest_is_not_decoded_again(recor
         chosen = left if size == 16 else left[2:]
         held = build_image_cache(chosen, WAY, tmp_path / "cache", size=size)
         assert held.ids == [record.id for record in chosen if record.image]
+        assert held.sizes == [Image.open(record.image).size for record in chosen if record.image]
         np.testing.assert_array_equal(held.images[-1], WAY.square(read_image(records[6].image), size))
 
 

@@ -428,7 +428,9 @@ def test_a_cached_film_is_a_smaller_square_of_a_larger_one_and_is_decoded_once(c
     assert (shards.manifest.compute["pixels"], shards.manifest.corpus["cache"]) == ("cache 64", str(tmp_path / "cache"))
     way = encoder.config.preprocessing
     film = read_image(tmp_path / "corpus" / "films" / "i3.png")
-    square = np.array(Image.fromarray(way.square(film, 64)).resize((32, 32), Image.Resampling.BICUBIC))
+    square = np.zeros((32, 32), np.uint8)
+    within = Image.fromarray(way.square(film, 64)).crop((8, 0, 56, 64))  # 30 x 40, padded
+    square[:, 4:28] = within.resize((24, 32), Image.Resampling.BICUBIC)
     with torch.inference_mode():
         expected = encoder.encode_images(torch.from_numpy(square)[None]).joint.numpy()
     np.testing.assert_allclose(shards.table("images").vectors("joint", np.array([2])), expected, atol=1e-5)
