@@ -18,7 +18,7 @@ from index.index_manifest import INDEX_MANIFEST, IndexEntry, IndexManifest, Shar
 from index.kinds import find_kind, load_faiss
 from index.manifest import SHARDS_MANIFEST, sha256_file
 from index.publish import PARTS, check_stored, generations, hold, probe_part, publish, store_encoder, store_part, writing
-from index.shards import Part, Shards, check_vectors, open_shards
+from index.shards import Part, Shards, check_ids, check_vectors, open_shards
 from index.vector_index import VectorIndex
 
 Rows = npt.NDArray[np.int64]
@@ -73,7 +73,7 @@ def build_index(
     """Make an index folder: one index per modality and vector, the encoder, and a pointer to the shards.
 
     Args:
-        shards_folder: Made by `encode_corpus`; every checksum and every vector is verified. It may lie inside `out`.
+        shards_folder: Made by `encode_corpus`; every checksum, every vector and every id is verified. It may lie inside `out`.
         out: The index folder; an index that is already there is replaced in one step when all is done.
         encoder_folder: The checkpoint that made the shards (or a training run that holds it); copied, by hard link where
             the file system allows.
@@ -82,8 +82,8 @@ def build_index(
         progress: Called with what is done, how many, and of how many.
 
     Raises:
-        MedretError: If the encoder is not the one of the shards, a shard is damaged, `out` holds other things or another
-            writer, or the index there has records that would be lost or come back.
+        MedretError: If the encoder is not the one of the shards, a shard is damaged, two records have the same id, `out` holds
+            other things or another writer, or the index there has records that would be lost or come back.
     """
     find_kind(kind)
     load_faiss()
@@ -93,6 +93,7 @@ def build_index(
     _check_out(out, shards.manifest.encoder)
     for modality in shards.modalities:
         check_vectors(shards.table(modality))
+        check_ids(shards_folder, shards.table(modality))
     private_folder(out)
     with writing(out):
         before = find_index_manifest(out)

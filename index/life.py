@@ -17,7 +17,7 @@ from index.pseudonyms import Pseudonymiser
 from index.publish import next_parts, publish, store_part, unfinished_parts, writing
 from index.removal import check_key, key_check
 from index.resume import OtherRunError
-from index.shards import Shards, check_vectors, open_shards
+from index.shards import Shards, check_ids, check_vectors, open_shards
 
 if TYPE_CHECKING:
     from encoders.dual import DualEncoder
@@ -129,6 +129,7 @@ def _take_in(folder: Path, place: Path, progress: Progress | None) -> IndexManif
     _check_part(folder, old, added)
     for modality in added.modalities:
         check_vectors(added.table(modality))
+        check_ids(place, added.table(modality))
         _check_new(folder, old, ((modality, id) for id in added.table(modality).ids()))
     removed = read_removed(folder, manifest)
     new = Shards([*old.parts, *added.parts], removed)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from index.corpora.record import Record
 from index.manifest import MODALITIES, PRIVATE_PATHS, VECTORS, ShardFile, ShardsManifest, check_files, load_shards_manifest, sha256_file
 from index.shard_table import Piece, Rows, ShardTable
 
-__all__ = ["Part", "ShardRow", "ShardTable", "ShardWriter", "Shards", "check_vectors", "copy_live", "open_shards"]
+__all__ = ["Part", "ShardRow", "ShardTable", "ShardWriter", "Shards", "check_ids", "check_vectors", "copy_live", "open_shards"]
 
 
 _NORM = 1e-2  # what float16 may take from a norm of 1, and more
@@ -227,6 +228,27 @@ def check_vectors(table: ShardTable, first: int = 0) -> None:
                         f"record {id}: its stored {vector} vector has norm {norms[bad[0]]:.3g}, expected 1. Encode the corpus again"
                     )
             start += len(block)
+
+
+def check_ids(folder: Path, table: ShardTable, indexed: bool = False) -> None:
+    """Check that no two records of a modality that can be found have the same id.
+
+    Args:
+        folder: Where they are.
+        table: The records.
+        indexed: The folder is an index, not one of shards.
+
+    Raises:
+        MedretError: Naming the first id that occurs again.
+    """
+    seen: set[str] = set()
+    for id in table.ids(table.live_rows):
+        if id in seen:
+            mend = "Give each record an id of its own and encode again into a new folder"
+            if indexed:
+                mend = f"Remove both, then add the right one again: medret remove --index {folder} --id {quote(id)}"
+            raise MedretError(f"{folder}: two {table.modality} have the id {id}. {mend}")
+        seen.add(id)
 
 
 def shard_name(modality: str, number: int) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from encoders.checkpoint import load_checkpoint, read_fingerprint
 from encoders.errors import MedretError
@@ -13,7 +12,7 @@ from index.generation import load_entry
 from index.index_manifest import IndexManifest, load_index_manifest
 from index.manifest import SHARDS_MANIFEST, ModalityShards, check_files, load_shards_manifest
 from index.publish import check_stored, mend
-from index.shards import Shards, check_vectors, open_shards
+from index.shards import Shards, check_ids, check_vectors, open_shards
 
 
 @dataclass(slots=True)
@@ -55,7 +54,7 @@ def verify_shards(folder: Path) -> Verified:
     with verified.check():
         _check_shards(verified, folder)
         if not verified.faults:
-            _check_records(verified, open_shards(folder))
+            _check_records(verified, open_shards(folder), indexed=False)
     return verified
 
 
@@ -81,7 +80,7 @@ def _check_together(verified: Verified, folder: Path, manifest: IndexManifest) -
     """Check that shards, removed rows and first stages, each whole, belong together."""
     read_removed(folder, manifest)
     shards = open_parts(folder, manifest)
-    _check_records(verified, shards)
+    _check_records(verified, shards, indexed=True)
     for entry in manifest.indexes:
         with verified.check():
             rows = shards.table(entry.modality).rows
@@ -115,19 +114,10 @@ def _check_shards(verified: Verified, folder: Path) -> None:
                 verified.count(folder / shard.file)
 
 
-def _check_records(verified: Verified, shards: Shards) -> None:
+def _check_records(verified: Verified, shards: Shards, *, indexed: bool) -> None:
     for modality in shards.modalities:
         with verified.check():
             table = shards.table(modality)
-            ids = table.ids(table.live_rows)
-            verified.records[modality] = len(ids)
+            verified.records[modality] = len(table.live_rows)
             check_vectors(table)
-            _check_unique(shards.folder, modality, ids)
-
-
-def _check_unique(folder: Path, modality: str, ids: list[str]) -> None:
-    seen: set[Any] = set()
-    for id in ids:
-        if id in seen:
-            raise MedretError(f"{folder}: two {modality} have the id {id}. Remove one: medret remove --id {id}, then add it again")
-        seen.add(id)
+            check_ids(verified.folder, table, indexed)

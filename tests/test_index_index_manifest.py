@@ -86,5 +86,5 @@ def test_a_certificate_that_contradicts_itself_is_refused(tmp_path, change):
     entry = IndexEntry(modality="images", vector="joint", kind="scan", rows=3, dimension=4, certificates=(measured,))
     IndexManifest(encoder="0" * 16, parts=(), indexes=(entry,)).save(tmp_path)
 
-    with pytest.raises(MedretError, match="damaged .*a certificate of recall"):
+    with pytest.raises(MedretError, match=r"damaged .*a certificate of recall"):
         load_index_manifest(tmp_path)

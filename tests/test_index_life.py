@@ -485,6 +485,16 @@ def test_verify_names_each_file_that_is_damaged(name, tmp_path, home, mark):
 def test_verify_finds_bad_vectors_and_ids_that_occur_twice(archive, tmp_path, home, mark, monkeypatch):
     twice = write_archive(tmp_path / "twice", [1, 2, 1], mark)
     assert "two images have the id film0001-0" in verify_shards(twice).faults[0]
+    before = bytes_under(archive)
+    for refused in (lambda: build_index(twice, tmp_path / "new", home / "encoder"), lambda: add_shards(archive, twice)):
+        with pytest.raises(MedretError, match=r"twice: two images have the id film0001-0\. Give each record an id of its own"):
+            refused()
+    assert not (tmp_path / "new").exists() and bytes_under(archive) == before
+    with monkeypatch.context() as earlier:
+        earlier.setattr("index.folder.check_ids", Mock())
+        build_index(twice, tmp_path / "both", home / "encoder")
+    fault = verify_index(tmp_path / "both").faults[0]
+    assert fault.endswith(f"Remove both, then add the right one again: medret remove --index {tmp_path}/both --id film0001-0")
 
     monkeypatch.setattr("index.shards.ShardWriter._vectors", _unchecked)
     for value in (0.0, np.nan):
