@@ -19,7 +19,7 @@ from index.folder import draft_entries, open_parts, read_removed
 from index.generation import Progress, build_files, certify_entries, write_generation
 from index.index_manifest import IndexManifest, load_index_manifest
 from index.manifest import PRIVATE_PATHS, SHARDS_PLAN, ModalityShards, ShardsManifest
-from index.publish import PARTS, generation_folder, generations, next_parts, publish, store_part, unfinished_parts, writing
+from index.publish import PARTS, check_stored, generation_folder, generations, next_parts, publish, store_part, unfinished_parts, writing
 from index.removal import KEY_CHECK, key_check
 from index.resume import write_csv
 from index.shard_table import Piece
@@ -47,7 +47,7 @@ class CompactSummary:
     manifest: IndexManifest
 
 
-def compact_index(folder: Path, progress: Progress | None = None) -> CompactSummary:
+def compact_index(folder: Path, progress: Progress | None = None, *, rebuild: bool = False) -> CompactSummary | None:
     """Write an index anew without what was removed from it, and delete all files that held it.
 
     Shards folders without removed records stay as they are, unless they lie inside the index folder and list images that could
@@ -55,13 +55,26 @@ def compact_index(folder: Path, progress: Progress | None = None) -> CompactSumm
     as are the first stages of all. Folders outside the index folder are left alone. A reader that has the index open may have
     to open it again.
 
+    Args:
+        folder: The index folder.
+        progress: Called with what is done, how many, and of how many.
+        rebuild: Make the first stages anew even where nothing was removed: damaged ones are mended.
+
+    Returns:
+        What was left out; None where nothing was to be done: nothing was removed and every file is whole.
+
     Raises:
-        MedretError: If every record was removed, a shard is damaged, the disk is full, or another process is writing.
+        MedretError: If every record was removed, a shard is damaged (or a first stage, where nothing was removed), the disk is
+            full, or another process is writing.
     """
     with writing(folder):
         manifest = load_index_manifest(folder)
         old = open_parts(folder, manifest, verify=True)
         removed = read_removed(folder, manifest)
+        if not removed and not rebuild:
+            for stored in manifest.files:
+                check_stored(folder, stored, whole=True)
+            return None
         kept = [(part, live) for part, live in zip(old.parts, _live_of_parts(old, removed), strict=True)]
         if not any(live.any() for _, lives in kept for live in lives.values()):
             raise MedretError(f"{folder}: every record was removed. Remove the folder itself")

@@ -204,7 +204,7 @@ def check_stored(folder: Path, stored: StoredFile, whole: bool = False, advice: 
 
 def mend(folder: Path) -> str:
     """Say how files of an index are made anew."""
-    return f"Make it again from the shards: medret compact --index {folder}"
+    return f"Make it again from the shards: medret compact --rebuild --index {folder}"
 
 
 def _remove(places: Iterable[Path]) -> None:

@@ -400,6 +400,21 @@ def test_a_reader_whose_files_were_erased_is_told_to_open_the_index_again(archiv
     assert open_index(archive).index("images").rows == 78
 
 
+def test_compacting_changes_nothing_where_nothing_was_removed_and_mends_when_asked(tmp_path, home, mark):
+    build_index(write_archive(tmp_path / "shards", PATIENTS, mark), tmp_path / "index", home / "encoder", "scan")
+    before = bytes_under(tmp_path / "index")
+
+    assert compact_index(tmp_path / "index") is None
+    assert bytes_under(tmp_path / "index") == before
+
+    (codes,) = (tmp_path / "index").glob("*/images-joint.codes.npy")
+    codes.write_bytes(b"")
+    with pytest.raises(MedretError, match="is damaged: .* medret compact --rebuild --index"):
+        compact_index(tmp_path / "index")
+    compact_index(tmp_path / "index", rebuild=True)
+    assert not verify_index(tmp_path / "index").faults
+
+
 def test_compacting_what_is_all_removed_says_to_delete_it(archive):
     remove_records(archive, patients=[f"patient{number:04d}" for number in PATIENTS])
 

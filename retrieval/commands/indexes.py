@@ -128,13 +128,19 @@ def remove(
     print(f"{index_dir}: removed {_counts(summary.removed)}. To erase them from the files: medret compact --index {index_dir}")
 
 
-def compact(index_dir: Index = INDEX) -> None:
+def compact(
+    index_dir: Index = INDEX,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the first stages anew though nothing was removed: mends them.")] = False,
+) -> None:
     """Erase removed records from an index: shards, first stages, side tables and caches are written anew without them."""
     from index.compact import compact_index
     from retrieval.tables import render_index
 
     with progress_bar("indexing", "index") as progress:
-        summary = compact_index(index_dir, progress.stage)
+        summary = compact_index(index_dir, progress.stage, rebuild=rebuild)
+    if summary is None:
+        print(f"{index_dir}: nothing was removed and every file is whole: nothing to do (--rebuild makes the first stages anew)")
+        return
     for folder in summary.outside:
         note(f"{folder}: lies outside the index and still holds the removed records; delete it where nothing else needs it")
     for folder in summary.unfinished:
