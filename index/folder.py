@@ -95,7 +95,7 @@ def build_index(
         check_vectors(shards.table(modality))
         check_ids(shards_folder, shards.table(modality))
     private_folder(out)
-    with writing(out):
+    with writing(out, new=True):
         before = find_index_manifest(out)
         part = store_part(out, shards.parts[0])
         if before is not None:

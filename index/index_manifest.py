@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from encoders.errors import MedretError
 from encoders.json_object import read_json, write_json
-from index.manifest import parse_manifest, program_version
+from index.manifest import holds_shards, parse_manifest, program_version
 
 INDEX_MANIFEST = "index.json"
 INDEX_VERSION = 2
@@ -145,6 +145,8 @@ def load_index_manifest(folder: Path) -> IndexManifest:
     """
     path = folder / INDEX_MANIFEST
     if not path.is_file():
+        if holds_shards(folder):
+            raise MedretError(f"{folder}: is a shards folder, expected an index. Make one of it: medret build-index {folder} --out INDEX")
         raise MedretError(f"{folder}: is no index ({INDEX_MANIFEST} is missing). Make one: medret build-index SOURCE --out {folder}")
     return parse_manifest(path, "medret-index", INDEX_VERSION, _index_manifest, _build_again, _AGAIN)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from encoders.atomic import recover_replaced
 from encoders.errors import MedretError
-from index.index_manifest import INDEX_MANIFEST, IndexManifest, ShardsPart, StoredFile, find_index_manifest
+from index.index_manifest import INDEX_MANIFEST, IndexManifest, ShardsPart, StoredFile, find_index_manifest, load_index_manifest
 from index.manifest import SHARDS_MANIFEST, SHARDS_PLAN, sha256_file
 from index.resume import LOCK, is_locked, locked
 from index.shards import Part
@@ -30,13 +30,19 @@ _BLOCKS = 16  # of a file that are probed
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path, new: bool = False) -> Iterator[None]:
     """Keep other writers away from an index folder, and remove what a killed one left there.
 
+    Args:
+        folder: The index folder.
+        new: There need be no index yet.
+
     Raises:
-        MedretError: If another process is writing there, or the folder cannot be written.
+        MedretError: If another process is writing there, the folder cannot be written, or it is no index.
     """
-    with locked(folder):
+    if not new:
+        load_index_manifest(folder)
+    with locked(folder, advice="Choose another --out" if new else "Check whose it is and its permissions, or change a copy of it"):
         _remove([*folder.glob(".*.part"), *(folder / PARTS).glob(".*.part")])
         manifest = find_index_manifest(folder)
         if manifest is not None:

@@ -107,7 +107,9 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) 
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = False, *, name: str = LOCK, shared: bool = False) -> Iterator[None]:
+def locked(
+    folder: Path, wait: bool = False, *, name: str = LOCK, shared: bool = False, advice: str = "Choose another --out"
+) -> Iterator[None]:
     """Keep other processes from writing here; the lock goes with the process, however it ends.
 
     Args:
@@ -115,6 +117,7 @@ def locked(folder: Path, wait: bool = False, *, name: str = LOCK, shared: bool =
         wait: Wait for a process that holds the lock, instead of raising.
         name: Of the lock file.
         shared: Let others in that share it too; together they keep out whoever wants it alone.
+        advice: What to do where the folder cannot be written.
 
     Raises:
         MedretError: If another process holds the lock, or the folder cannot be written.
@@ -123,12 +126,12 @@ def locked(folder: Path, wait: bool = False, *, name: str = LOCK, shared: bool =
         (folder / name).touch(mode=0o600)
         lock = (folder / name).open("w")
     except OSError as error:
-        raise MedretError(f"{folder}: cannot be written ({error.strerror or error}). Choose another --out") from error
+        raise MedretError(f"{folder}: cannot be written ({error.strerror or error}). {advice}") from error
     with lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
-            raise MedretError(f"{folder}: another medret is writing here. Wait for it, or choose another --out") from error
+            raise MedretError(f"{folder}: another medret is writing here. Wait for it") from error
         except OSError:  # file systems without locks: two runs would write the same bytes, each whole
             pass
         yield

@@ -231,7 +231,7 @@ def test_a_folder_that_may_only_be_read_is_searched_and_not_changed(home, tmp_pa
 
     fault, _ = Change(home, folder, "remove", user=65534).outcome()
 
-    assert fault is not None and "cannot be written" in fault
+    assert fault is not None and "cannot be written (Permission denied). Check" in fault
     assert content(folder) == before
 
 

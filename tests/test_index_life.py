@@ -24,6 +24,7 @@ from index.manifest import load_shards_manifest, sha256_file
 from index.planner import SearchPlan
 from index.publish import writing
 from index.removal import remove_records
+from index.resume import locked
 from index.verify import verify_index, verify_shards
 from retrieval.benchmarks import pair_task
 from retrieval.engine import Query, SearchEngine
@@ -409,10 +410,22 @@ def test_compacting_changes_nothing_where_nothing_was_removed_and_mends_when_ask
 
     (codes,) = (tmp_path / "index").glob("*/images-joint.codes.npy")
     codes.write_bytes(b"")
-    with pytest.raises(MedretError, match="is damaged: .* medret compact --rebuild --index"):
+    with pytest.raises(MedretError, match=r"is damaged: .* medret compact --rebuild --index"):
         compact_index(tmp_path / "index")
     compact_index(tmp_path / "index", rebuild=True)
     assert not verify_index(tmp_path / "index").faults
+
+
+def test_what_cannot_be_changed_says_why_and_what_to_do(archive, tmp_path):
+    changes = (compact_index, lambda folder: remove_records(folder, ids=["x"]), lambda folder: add_shards(folder, archive / "shards"))
+    for change in changes:
+        with pytest.raises(MedretError, match=r"nowhere: is no index \(index.json is missing\). Make one: medret build-index SOURCE"):
+            change(tmp_path / "nowhere")
+        with pytest.raises(MedretError, match=rf"is a shards folder.* medret build-index {archive}/shards --out INDEX$"):
+            change(archive / "shards")
+        with locked(archive), pytest.raises(MedretError, match=r"another medret is writing here. Wait for it$"):
+            change(archive)
+    assert "is a shards folder" in verify_index(archive / "shards").faults[0]
 
 
 def test_compacting_what_is_all_removed_says_to_delete_it(archive):
