@@ -54,6 +54,8 @@ class Query:
             raise ValueError(f"vector is {self.vector!r}, expected one of {tuple(VECTORS)}")
         if self.k < 1:
             raise ValueError(f"k is {self.k}, expected 1 or more")
+        if unread := [one for one in self.only if not isinstance(one, Condition)]:
+            raise ValueError(f"only has a {type(unread[0]).__name__}, expected conditions: only=(parse_condition('sex=F'),)")
 
     @property
     def selection(self) -> Selection:

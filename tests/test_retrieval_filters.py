@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from encoders.errors import MedretError
 from index.corpora.record import LabelState, Record
+from retrieval.answers import Query
 from retrieval.filters import Condition, Selection, parse_condition, rows_with
 from retrieval.owners import Groups, number_values, same_owner_rows
 
@@ -161,6 +162,12 @@ def test_a_condition_selects_the_records_that_meet_it(studies, words, expected):
 def test_a_condition_that_nothing_can_meet_names_what_there_is(studies, words, says):
     with pytest.raises(MedretError, match=says):
         parse_condition(words).rows(studies)
+
+
+@pytest.mark.parametrize("only", ["sex=F", ("sex=F",)])
+def test_a_query_of_conditions_not_read_yet_says_how_to_read_them(only):
+    with pytest.raises(ValueError, match=r"only has a str, expected conditions: .*parse_condition"):
+        Query(text="edema", only=only)
 
 
 @pytest.mark.parametrize("words", ["sex", "=F", ""])
