@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?", re.IGNORECASE)
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min|h)", re.IGNORECASE)
+_LIMIT = re.compile(r"(\d+(?:\.\d+)?)(%)|\d+")
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
@@ -28,10 +29,10 @@ def parse_limit(text: str) -> int | float:
     Raises:
         ValueError: If it is neither.
     """
-    try:
-        return float(text[:-1]) / 100 if text.endswith("%") else int(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is neither a number nor a share, expected one such as 10 or 2%") from None
+    match = _LIMIT.fullmatch(text.strip())
+    if match is None or (match[2] and float(match[1]) > 100):
+        raise ValueError(f"{text!r} is neither a number nor a share, expected one such as 10 or 2%")
+    return float(match[1]) / 100 if match[2] else int(text)
 
 
 def own_turn(rank: int | None, size: int | None, environment: Mapping[str, str]) -> tuple[int, int]:

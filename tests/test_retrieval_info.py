@@ -117,6 +117,7 @@ def test_a_limit_brings_out_what_every_kind_would_cost(shards, tmp_path):
         (["--memory", "much"], 2, "--memory: 'much' is no amount of bytes"),
         (["--latency", "5"], 2, "--latency: '5' is no time"),
         (["--recall", "1.2"], 2, "--recall"),
+        (["--kind", "scan", "--recall", "1.0"], 2, "--recall 1: no number of queries"),
         (["--kind", "scan", "--latency", "5ms"], 2, "they go with --kind auto"),
         (["--kind", "sacn"], 1, "index kind 'sacn' is not known"),
     ],

@@ -16,7 +16,10 @@ def test_a_limit_is_a_number_or_a_share():
     assert isinstance(parse_limit("100%"), float)
 
 
-@pytest.mark.parametrize(("parse", "text"), [(parse_bytes, "16 XB"), (parse_bytes, "-1MB"), (parse_limit, "ten"), (parse_limit, "1.5")])
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [(parse_bytes, "16 XB"), (parse_bytes, "-1MB"), *((parse_limit, text) for text in ("ten", "1.5", "-1", "101%", "-2%", "nan%"))],
+)
 def test_anything_else_is_named(parse, text):
     with pytest.raises(ValueError, match=text):
         parse(text)

@@ -32,7 +32,8 @@ def encode(
     """Encode the images and reports of a corpus into Arrow shards."""
     from retrieval.tables import render_encoding
 
-    summary = encode_with_notes(flags.corpus(path), flags.encoder or default_encoder(), out, flags.options(rank, size), flags.device)
+    options = flags.options(rank, size)  # a wrong one is said before the corpus is read
+    summary = encode_with_notes(flags.corpus(path), flags.encoder or default_encoder(), out, options, flags.device)
     print(json.dumps(summary.to_dict(), indent=2) if as_json else render_encoding(summary))
 
 

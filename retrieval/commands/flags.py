@@ -29,12 +29,15 @@ from retrieval.commands.options import (
     Workers,
     load_key,
     parse_columns,
+    parse_quantity,
 )
 from retrieval.quantities import own_turn, parse_bytes, parse_limit
 
 if TYPE_CHECKING:
     from index.corpora.readers import Corpus
     from index.encode import EncodeOptions
+
+_OPTIONS = {"shard_bytes": "shard_size", "text_units": "text_unit"}  # setting to option, where they differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +96,13 @@ class EncodeFlags(CorpusFlags):
                 text_units=tuple(self.text_unit.split(",")),
                 splits=tuple(self.split) if self.split else None,
                 pseudonym_key=key,
-                shard_bytes=parse_bytes(self.shard_size),
-                max_failures=None if self.max_failures is None else parse_limit(self.max_failures),
+                shard_bytes=parse_quantity("--shard-size", self.shard_size, parse_bytes),
+                max_failures=None if self.max_failures is None else parse_quantity("--max-failures", self.max_failures, parse_limit),
                 rank=turn[0],
                 size=turn[1],
             )
         except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
+            raise typer.BadParameter(_named_as_option(str(error))) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +124,16 @@ class AddFlags(CorpusFlags):
         chosen = {name: getattr(self, name) for name in ("batch_size", "workers", "retry_failed", "cache")}
         chosen["splits"] = tuple(self.split) if self.split else None
         chosen["pseudonym_key"] = load_key(self.pseudonymise)
-        try:
-            return {**chosen, "max_failures": None if self.max_failures is None else parse_limit(self.max_failures)}
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
+        return {
+            **chosen,
+            "max_failures": None if self.max_failures is None else parse_quantity("--max-failures", self.max_failures, parse_limit),
+        }
+
+
+def _named_as_option(fault: str) -> str:
+    """What EncodeOptions says of one of its settings, named as the command line names it."""
+    setting, sign, rest = fault.partition(" is ")
+    return f"--{_OPTIONS.get(setting, setting).replace('_', '-')} is {rest}" if sign and setting.isidentifier() else fault
 
 
 def spread(flags: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -1,7 +1,8 @@
 """Options that several commands have."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -52,6 +53,7 @@ MaxFailures = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 WithIds = Annotated[bool, typer.Option("--with-ids", help="HTML: name patients, records and paths.")]
 INDEX = Path("medret-index")
+Quantity = TypeVar("Quantity", int, float)
 
 
 def parse_columns(pairs: list[str] | None) -> dict[str, str] | None:
@@ -70,6 +72,14 @@ def load_key(file: Path | None) -> bytes | None:
     from index.pseudonyms import read_key
 
     return read_key(file)
+
+
+def parse_quantity(flag: str, text: str, parse: Callable[[str], Quantity]) -> Quantity:
+    """Read the text of an option."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{flag}: {error}") from error
 
 
 def parse_conditions(only: list[str] | None) -> "tuple[Condition, ...]":
