@@ -52,6 +52,7 @@ class EncodeSummary:
         shards: How many there shall be, of all processes together.
         resumed_shards: Shards of this process that an earlier run had finished.
         complete: Whether all shards are there; if not, other processes have still to make theirs.
+        done: Modality to rows that this process went through in this run.
         compute: As in the manifest.
         seconds: Of this run, from beginning to end.
         rates: Modality to rows a second that this process went through, where it did.
@@ -70,6 +71,7 @@ class EncodeSummary:
     shards: int
     resumed_shards: int
     complete: bool
+    done: Mapping[str, int]
     compute: Mapping[str, str]
     seconds: float
     rates: Mapping[str, float]
@@ -147,6 +149,7 @@ def encode_corpus(
         shards=sum(len(part) for part in made.values()),
         resumed_shards=run.resumed,
         complete=all(commit is not None for part in made.values() for commit in part),
+        done={modality: count for modality, count in run.encoded.items() if count},
         compute=manifest.compute,
         seconds=time.monotonic() - began,
         rates={modality: count / run.seconds[modality] for modality, count in run.encoded.items() if count},

@@ -11,6 +11,7 @@ from retrieval.filters import EVERYTHING
 if TYPE_CHECKING:
     from index.encode import EncodeSummary
     from index.index_manifest import IndexManifest
+    from index.manifest import ShardsManifest
 
 
 def render_answer(answer: Answer) -> str:
@@ -49,8 +50,11 @@ def render_metrics(row: Mapping[str, float]) -> str:
 def render_encoding(summary: "EncodeSummary") -> str:
     """Say what a shards folder holds and, in a second line, what the run took where it encoded anything."""
     held = (("images", summary.images), ("reports", summary.reports), ("sentences", summary.sentences))
-    named = ", ".join(f"{count:,} {name}" for name, count in held if count) or "no rows yet"
-    line = f"{summary.folder}: {named} by encoder {summary.encoder}"
+    named = ", ".join(f"{count:,} {name}" for name, count in held if count)
+    line = f"{summary.folder}: {named or 'no rows yet'} by encoder {summary.encoder}"
+    if not summary.complete:
+        done = ", ".join(f"{count:,} {name}" for name, count in summary.done.items()) or "nothing new"
+        line = f"{summary.folder}: not whole yet: this process has done {done} by encoder {summary.encoder}; others are not done"
     if not summary.rates:
         return line
     rates = ", ".join(f"{rate:,.1f} {name}/s" for name, rate in summary.rates.items())
@@ -76,9 +80,27 @@ def encoding_notes(summary: "EncodeSummary", max_tokens: int, *, pseudonymised: 
         notes.append(f"{summary.texts_cut} texts are longer than the encoder reads ({max_tokens} tokens); their ends were cut")
     if summary.failures:
         notes.append(f"{summary.failures} images could not be encoded; {summary.folder / 'failures.csv'} says why")
+    way = _way(summary.compute)
+    if summary.images and way != "direct":
+        notes.append(f"films come from a {way}: their vectors are close to those of a direct encode, not the same")
     if pseudonymised:
         notes.append("report text is kept as it stands, and text burned into pixels shapes the vectors: look before you share this folder")
     return notes
+
+
+def mixture_notes(parts: "Sequence[ShardsManifest]") -> list[str]:
+    """Say whether the films of the last part of an index became squares in another way than films of the parts before."""
+    ways = [_way(part.compute) for part in parts if "images" in part.modalities]
+    others = sorted(set(ways) - set(ways[-1:]))
+    if not others or "images" not in parts[-1].modalities:
+        return []
+    ways_before = " and ".join(others)
+    return [f"films by several ways: those added {ways[-1]}, others {ways_before}; the vectors of one film differ a little between them"]
+
+
+def _way(compute: Mapping[str, str]) -> str:
+    how, _, size = compute.get("pixels", "direct").partition(" ")
+    return f"cache of {size}-pixel squares" if how == "cache" else how
 
 
 def render_index(folder: Path, manifest: "IndexManifest") -> str:

@@ -315,6 +315,7 @@ def test_processes_share_the_work_and_the_last_one_says_what_there_is(made, tmp_
     summary = json.loads(succeeds(*told, "--size", 2, "--rank", 0, "--json"))
 
     assert "other processes have still to make their shards" in first.stderr
+    assert re.search(r"not whole yet: this process has done (\d+ \w+|nothing new).*; others are not done$", first.stdout.splitlines()[0])
     assert summary["complete"]
     assert (summary["failures"], summary["compute"]["pixels"]) == (0, "cache 512")
     assert summary["rates"]["images"] > 0
@@ -473,6 +474,26 @@ def test_wrong_usage_ends_with_exit_code_2(made):
     assert medret("query", "--text", "a", "--id", "b", "--index", made.index).returncode == 2
     assert medret("query", "--text", "a", "--label", "b", "--index", made.index).returncode == 2
     assert medret("evaluate", "chexpert-8x200", "--index", made.index).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        (["--shard-size", "abc"], "--shard-size: 'abc' is no amount of bytes"),
+        (["--shard-size", "0"], "--shard-size is 0, expected above 0"),
+        (["--compute", "float8"], "--compute is 'float8'"),
+        (["--text-unit", "word"], "--text-unit is"),
+        (["--max-failures", "many"], "--max-failures: 'many' is neither"),
+        (["--rank", "2", "--size", "2"], "--rank is 2 of 2 processes"),
+    ],
+)
+def test_wrong_options_of_encoding_are_named_before_the_corpus_is_read(tmp_path, options, fault):
+    commands = ["encode"] if "--rank" in options else ["encode", "build-index"]
+    for command in commands:
+        done = medret(command, tmp_path / "no-such-corpus", "--out", tmp_path / "out", *options)
+
+        assert done.returncode == 2
+        assert fault in " ".join(done.stderr.replace("│", " ").split())
 
 
 def test_a_direction_that_a_benchmark_does_not_have_is_wrong_usage(made):
