@@ -43,13 +43,32 @@ def patients_of(corpus: Path) -> list[str]:
     return sorted(folder.name.removeprefix("p") for folder in corpus.glob("files/p*/p*"))
 
 
+@pytest.mark.parametrize("first", ["direct", "cached"])
+def test_adding_films_that_became_squares_in_another_way_is_said_once(home, tmp_path, first):
+    cached = ("--cache", tmp_path / "cache", "--cache-size", 48)
+    ways: dict[str, tuple[object, ...]] = {"direct": (), "cached": cached}
+    second = "cached" if first == "direct" else "direct"
+    index = tmp_path / "index"
+    said = {
+        way: medret("encode", home / corpus, "--encoder", home / "encoder", "--out", tmp_path / way, *ways[way])[1]
+        for way, corpus in ((first, "first"), (second, "second"))
+    }
+    medret("build-index", tmp_path / first, "--out", index, "--kind", "flat")
+
+    notes = medret("add", tmp_path / second, "--index", index)[1]
+
+    assert (said["direct"].count("cache of 48-pixel squares"), said["cached"].count("cache of 48-pixel squares")) == (0, 1)
+    assert notes.count("films by several ways") == 1
+
+
 def test_an_archive_lives(home, tmp_path):
     index = tmp_path / "index"
     medret("build-index", home / "first", "--encoder", home / "encoder", "--out", index, "--kind", "flat", "--text-unit", "report,sentence")
     patient, keeper = (str(patient) for patient in patients_of(home / "first")[:2])
     before = json.loads(medret("query", "--text", "effusion", "--index", index, "-k", 500, "--format", "json")[0])
 
-    out, _ = medret("add", home / "second", "--index", index)
+    out, err = medret("add", home / "second", "--index", index)
+    assert "several ways" not in err
     assert re.search(r"parts/00002-1: \d+ images, \d+ reports, \d+ sentences", out)
     after = json.loads(medret("query", "--text", "effusion", "--index", index, "-k", 500, "--format", "json")[0])
     assert {hit["id"] for hit in after} > {hit["id"] for hit in before}
