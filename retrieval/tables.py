@@ -50,8 +50,11 @@ def render_metrics(row: Mapping[str, float]) -> str:
 def render_encoding(summary: "EncodeSummary") -> str:
     """Say what a shards folder holds and, in a second line, what the run took where it encoded anything."""
     held = (("images", summary.images), ("reports", summary.reports), ("sentences", summary.sentences))
-    named = ", ".join(f"{count:,} {name}" for name, count in held if count) or "no rows yet"
-    line = f"{summary.folder}: {named} by encoder {summary.encoder}"
+    named = ", ".join(f"{count:,} {name}" for name, count in held if count)
+    line = f"{summary.folder}: {named or 'no rows yet'} by encoder {summary.encoder}"
+    if not summary.complete:
+        done = ", ".join(f"{count:,} {name}" for name, count in summary.done.items()) or "nothing new"
+        line = f"{summary.folder}: not whole yet: this process has done {done} by encoder {summary.encoder}; others are not done"
     if not summary.rates:
         return line
     rates = ", ".join(f"{rate:,.1f} {name}/s" for name, rate in summary.rates.items())

@@ -172,7 +172,7 @@ def test_the_table_of_an_answer_fits_the_terminal(engine, monkeypatch):
 
 
 def test_what_encoding_left_out_or_cut_is_said_and_what_did_not_happen_is_not():
-    nothing = {"failures": 0, "texts_cut": 0, "without_text": 4, "left_out": {}, "shards": 3, "resumed_shards": 0}
+    nothing = {"failures": 0, "texts_cut": 0, "without_text": 4, "left_out": {}, "shards": 3, "resumed_shards": 0, "done": {}}
     nothing |= {"complete": True, "compute": {}, "seconds": 0.0, "rates": {}, "peak_rss": 0}
     clean = EncodeSummary(folder=Path("shards"), encoder="abc", images=1200, reports=0, sentences=0, **nothing)
     faulty = replace(clean, compute={"pixels": "cache 512"}, reports=7, failures=2, texts_cut=5, left_out={"no file": 3}, resumed_shards=1)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from encoders.device import choose_device
 from retrieval.commands.encoding import default_encoder, encode_with_notes
 from retrieval.commands.flags import AddFlags, EncodeFlags, spread
 from retrieval.commands.notes import note
-from retrieval.commands.options import INDEX, AsJson, Index, load_key
+from retrieval.commands.options import INDEX, AsJson, Index, load_key, parse_quantity
 from retrieval.quantities import parse_bytes, parse_seconds
 from retrieval.terminal import progress_bar
 
@@ -46,14 +46,17 @@ def build_index(
     if kind != "auto":
         if memory or latency:
             raise typer.BadParameter("--memory and --latency choose a kind: they go with --kind auto")
-        find_kind(kind)  # before hours of encoding
-    limits = _quantity("--memory", memory, parse_bytes), _quantity("--latency", latency, parse_seconds)
+        if not find_kind(kind).exact and recall == 1:  # before hours of encoding
+            raise typer.BadParameter(f"--recall 1: no number of queries shows that {kind} never misses; ask for less, or for --kind flat")
+    options = flags.options()
+    room = None if memory is None else parse_quantity("--memory", memory, parse_bytes)
+    time = None if latency is None else parse_quantity("--latency", latency, parse_seconds)
     shards = source
     if not holds_shards(source):
         shards = out / "shards"
         encoder = flags.encoder or default_encoder()
-        print(render_encoding(encode_with_notes(flags.corpus(source), encoder, shards, flags.options(), flags.device)))
-    chosen = _choose_kind(shards, kind, recall, *limits, yes)
+        print(render_encoding(encode_with_notes(flags.corpus(source), encoder, shards, options, flags.device)))
+    chosen = _choose_kind(shards, kind, recall, room, time, yes)
     with progress_bar("indexing", "index") as progress:
         manifest = build(shards, out, flags.encoder or shards / "encoder", chosen, recall=recall, progress=progress.stage)
     for line in contract_notes(manifest.indexes, recall):
@@ -92,8 +95,9 @@ def add(
         _note_mixture(index_dir)
         print(render_index(index_dir, manifest))
         return
+    told = flags.options()
     opened = open_index(index_dir)
-    options = add_options(opened, **flags.options())
+    options = add_options(opened, **told)
     place = opened.encoder_folder if flags.encoder is None else find_checkpoint(flags.encoder)
     encoder = load_checkpoint(place, choose_device(flags.device))
     with progress_bar("encoding", "row") as rows, progress_bar("indexing", "index") as stages:
@@ -191,13 +195,6 @@ def _choose_kind(shards: Path, kind: str, recall: float, memory: float | None, l
     if choice.reason:
         note(choice.reason)
     return choice.kind
-
-
-def _quantity(flag: str, text: str | None, parse: Callable[[str], float]) -> float | None:
-    try:
-        return None if text is None else parse(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{flag}: {error}") from error
 
 
 def _counts(removed: Mapping[str, int]) -> str:
