@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from index.integer_products import integer_products, torch_threads
-from index.kinds import load_faiss
+from index.kinds import faiss_threads, load_faiss
 
 _FLAT_ROWS, _FLAT_COLUMNS = 49_152, 512  # 100 MB of float32: more than a processor's cache keeps
 _CODE_ROWS, _CODE_COLUMNS = 400_000, 128  # 51 MB of codes
@@ -92,14 +92,8 @@ def _best(work: Callable[[], object], once: bool = False) -> float:
 
 
 def _one_thread(work: Callable[[], object], once: bool = False) -> float:
-    faiss = load_faiss()
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        with torch_threads(1):
-            return _best(work, once)
-    finally:
-        faiss.omp_set_num_threads(before)
+    with faiss_threads(1), torch_threads(1):
+        return _best(work, once)
 
 
 def _flat_seconds(vectors: np.ndarray) -> float:
