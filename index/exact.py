@@ -111,7 +111,7 @@ class ExactSearch:
         best_scores = np.full((len(queries), 0), 0, np.float32)
         with faiss_threads(1 if len(queries) == 1 else None):
             for block, rows in self._searched(allowed):
-                scores, places = self._faiss.knn(queries, block, min(k, len(block)), metric=self._faiss.METRIC_INNER_PRODUCT)
+                scores, places = self._knn(queries, block, min(k, len(block)))
                 best_rows = np.concatenate([best_rows, rows[places]], axis=1)
                 best_scores = np.concatenate([best_scores, scores], axis=1)
                 if best_rows.shape[1] > k:
@@ -120,6 +120,11 @@ class ExactSearch:
                     best_scores = np.take_along_axis(best_scores, kept, axis=1)
         order = np.argsort(-best_scores, axis=1, kind="stable")
         return np.take_along_axis(best_rows, order, axis=1), np.take_along_axis(best_scores, order, axis=1)
+
+    def _knn(self, queries: npt.NDArray[np.float32], block: npt.NDArray[np.float32], k: int) -> tuple[Scores, Rows]:
+        """Return the (Q, k) float32 scores, best first, and places of the k best vectors of a block."""
+        scores, places = self._faiss.knn(queries, block, k, metric=self._faiss.METRIC_INNER_PRODUCT)
+        return scores, places
 
     def _searched(self, allowed: npt.NDArray[np.bool_] | None) -> Iterator[tuple[npt.NDArray[np.float32], Rows]]:
         """Yield the float32 vectors to search, shard by shard, with the row number of each; they hold until the next."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.errors import MedretError
-from index.exact import ExactSearch, Found, Rows
+from index.exact import ExactSearch, Found, Rows, Scores
 from index.kinds import IndexKind, faiss_distributions, faiss_fault, load_faiss
 
 if TYPE_CHECKING:
@@ -85,27 +85,21 @@ class GpuExact(ExactSearch):
         return held
 
     def _nearest(self, queries: Vectors, k: int, allowed: Mask | None) -> Found:
-        if k > _MOST_FOUND:
+        if k > _MOST_FOUND or self._held is None or allowed is not self.table.live:
             return super()._nearest(queries, k, allowed)
         with self._gpu.turn:
-            if allowed is self.table.live and self._held is not None:
-                scores, places = self._held.search(queries, k)
-                return places if allowed is None else self.table.live_rows[places], scores
-            return self._nearest_by_block(queries, k, allowed)
+            scores, places = self._held.search(queries, k)
+        return places if allowed is None else self.table.live_rows[places], scores
 
-    def _nearest_by_block(self, queries: Vectors, k: int, allowed: Mask | None) -> Found:
+    def _knn(self, queries: Vectors, block: Vectors, k: int) -> tuple[Scores, Rows]:
+        if k > _MOST_FOUND:
+            return super()._knn(queries, block, k)
         faiss = self._gpu.faiss
-        best_rows, best_scores = np.full((len(queries), 0), -1, np.int64), np.full((len(queries), 0), 0, np.float32)
-        for block, rows in self._searched(allowed):
+        with self._gpu.turn:
             scores, places = faiss.knn_gpu(
-                self._gpu.resources, queries, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT, device=self._gpu.number
+                self._gpu.resources, queries, block, k, metric=faiss.METRIC_INNER_PRODUCT, device=self._gpu.number
             )
-            best_rows = np.concatenate([best_rows, rows[places]], axis=1)
-            best_scores = np.concatenate([best_scores, scores], axis=1)
-            kept = np.argsort(-best_scores, axis=1, kind="stable")[:, :k]
-            best_rows = np.take_along_axis(best_rows, kept, axis=1)
-            best_scores = np.take_along_axis(best_scores, kept, axis=1)
-        return best_rows, best_scores
+        return scores, places
 
 
 class GpuLists:
