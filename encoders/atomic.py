@@ -27,9 +27,9 @@ def whole_file(path: Path, mode: int = 0o600) -> Iterator[Path]:
         os.close(os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, mode))  # private from its first byte
         yield beside
         beside.chmod(mode)
-        _sync(beside)
+        sync(beside)
         beside.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise MedretError(f"{path}: cannot be written ({error.strerror or error}). Free space or choose another place.") from error
     finally:
@@ -53,7 +53,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield beside
         for entry in [*beside.rglob("*"), beside]:
             _make_private(entry)
-            _sync(entry)
+            sync(entry)
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
             path.replace(old / path.name)
@@ -63,7 +63,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             if old is not None:
                 (old / path.name).replace(path)
             raise
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise MedretError(f"{path}: cannot be written ({error.strerror or error}). Free space or choose another place.") from error
     finally:
@@ -102,17 +102,18 @@ def private_folder(path: Path) -> Path:
     return path
 
 
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk before going on."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _make_private(path: Path) -> None:
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         path.chmod(0o700)
     elif status.st_nlink == 1:  # a link's mode is also that of the file elsewhere
         path.chmod(0o600)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

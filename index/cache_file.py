@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from encoders.atomic import whole_file
+from encoders.atomic import sync, whole_file
 from encoders.errors import MedretError
 from encoders.json_object import read_json, write_json
 from index.resume import locked
@@ -169,13 +168,5 @@ def _rewrite(note: Path, content: dict[str, Any], gone: set[str]) -> int:
         write_json(place.with_suffix(".json"), {"rule": content["rule"], "records": left, "failures": failures, **sizes})
     for old in (note.with_suffix(".npy"), note):  # pixels first: without its note nobody would know whose they are
         old.unlink(missing_ok=True)
-    _sync(note.parent)
+    sync(note.parent)
     return len(held.ids) - len(rows)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

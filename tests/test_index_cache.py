@@ -248,7 +248,7 @@ def test_a_forgotten_film_goes_from_a_cache_that_calls_it_by_another_id(records,
     squares = [WAY.square(read_image(records[number].image)).tobytes() for number in (3, 4)]
 
     with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
-        killed.setattr(cache_file, "_sync", Mock(side_effect=KeyboardInterrupt))
+        killed.setattr(cache_file, "sync", Mock(side_effect=KeyboardInterrupt))
         forget(place, ["hidden r3"])
     forget(place, ["hidden r3"])
 
