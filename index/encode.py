@@ -27,7 +27,7 @@ from index.cache import PRIVATE_CACHE
 from index.corpora.readers import Corpus
 from index.corpora.record import Tally
 from index.encode_options import TEXT_UNITS, EncodeOptions
-from index.encode_run import EncodeRun, Progress, dimensions, evaluating
+from index.encode_run import EncodeRun, Progress, dimensions, evaluating, shard_rows
 from index.manifest import PRIVATE_PATHS, SHARDS_MANIFEST, ModalityShards, ShardsManifest, load_shards_manifest
 from index.pseudonyms import Pseudonymiser
 from index.resume import Commit, begin, encoding, planning, read_plan, write_csv
@@ -165,7 +165,6 @@ def _plan(
         compute = before["compute"] if before is not None and "compute" in before else _choose_precision(encoder, rows)
     else:
         compute = dict.fromkeys(("images", "texts"), options.compute)
-    sizes = {modality: options.rows_per_shard(sum(dimensions(encoder, modality, options).values())) for modality in rows.parts}
     return {
         "format": "medret-plan",
         "encoder": mark,
@@ -179,7 +178,7 @@ def _plan(
         "compute": compute,
         "compile": options.compile,
         "pixels": options.pixels,
-        "shard_rows": sizes,
+        "shard_rows": {modality: shard_rows(encoder, modality, options) for modality in rows.parts},
         "pseudonym_key": None if options.pseudonym_key is None else Pseudonymiser(options.pseudonym_key).check,
         "records": rows.digest,  # last: where an option differs, it is what to name
     }

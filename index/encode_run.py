@@ -78,7 +78,7 @@ class EncodeRun:
     def commits(self, modality: str, part: RowPart) -> list[Commit | None]:
         """Return the commit of each shard of a modality, whoever made it, in order."""
         writer = self._writer(modality)
-        return [read_commit(self.out, writer.name(number)) for number in range(-(-part.rows // self._size(modality)))]
+        return [read_commit(self.out, writer.name(number)) for number in range(len(self._chunks(modality, part)))]
 
     def encode(self, modality: str, part: RowPart) -> None:
         """Encode what of this process's shards is not committed yet.
@@ -86,10 +86,9 @@ class EncodeRun:
         Raises:
             MedretError: If the encoder gives no unit vectors, more images fail than may, or the disk is full.
         """
-        size = self._size(modality)
-        mine = range(self.options.rank, -(-part.rows // size), self.options.size)
-        commits = self.commits(modality, part)
-        pending = [number for number in mine if self._is_open(commits[number], part, number, size)]
+        chunks, commits = self._chunks(modality, part), self.commits(modality, part)
+        mine = range(self.options.rank, len(chunks), self.options.size)
+        pending = [number for number in mine if self._is_open(commits[number], part, chunks[number])]
         self.resumed += len(mine) - len(pending)
         if modality == "images":
             self._allowed = self.options.failures_allowed(part.rows)
@@ -97,13 +96,13 @@ class EncodeRun:
         if pending:
             with planning(self.out):  # what is named there is no longer whole
                 (self.out / SHARDS_MANIFEST).unlink(missing_ok=True)
-        total = sum(min(size, part.rows - number * size) for number in mine)
-        done = total - sum(min(size, part.rows - number * size) for number in pending)
+        total = sum(len(chunks[number]) for number in mine)
+        done = total - sum(len(chunks[number]) for number in pending)
         self.progress(modality, done, total, len(self.failed))
         started = time.monotonic()
-        with evaluating(self.encoder), closing(self._squares(modality, part, pending, size)) as squares:
-            chunks = (_Chunk(number, part.take(number * size, min((number + 1) * size, part.rows))) for number in pending)
-            self._go_through(modality, chunks, squares, done, total)
+        with evaluating(self.encoder), closing(self._squares(modality, part, [chunks[number] for number in pending])) as squares:
+            read = (_Chunk(number, part.read(chunks[number])) for number in pending)
+            self._go_through(modality, read, squares, done, total)
         self.seconds[modality] = time.monotonic() - started
         self.encoded[modality] += total - done
 
@@ -186,23 +185,23 @@ class EncodeRun:
                 f"the last: {reason.rstrip('.')}. Mend them, or allow more, and run again; what is done is kept"
             )
 
-    def _is_open(self, commit: Commit | None, part: RowPart, number: int, size: int) -> bool:
+    def _is_open(self, commit: Commit | None, part: RowPart, chunk: range) -> bool:
         """Whether a shard is to be encoded: there is none, or of one that is empty or to be tried again some image can be decoded now."""
         if commit is None:
             return True
         if not commit.failures or not (self.options.retry_failed or commit.shard.rows == 0):
             return False
         ids = {id for id, _ in commit.failures}
-        failed = [row.record for row in part.take(number * size, min((number + 1) * size, part.rows)) if row.record.id in ids]
+        failed = [row.record for row in part.read(chunk) if row.record.id in ids]
         preprocessing = self.encoder.config.preprocessing
         with closing(decode_squares(failed, preprocessing, preprocessing.size, self.options.workers)) as squares:
             return any(not isinstance(square, str) for _, square in squares)
 
-    def _squares(self, modality: str, part: RowPart, pending: Sequence[int], size: int) -> Generator[tuple[Record, Square | str]]:
+    def _squares(self, modality: str, part: RowPart, pending: Sequence[range]) -> Generator[tuple[Record, Square | str]]:
         if modality != "images" or not pending:
             return _nothing()
         preprocessing = self.encoder.config.preprocessing
-        films = (row.record for number in pending for row in part.take(number * size, min((number + 1) * size, part.rows)))
+        films = (row.record for chunk in pending for row in part.read(chunk))
         if self.options.cache is None:
             return decode_squares(films, preprocessing, preprocessing.size, self.options.workers)
         return cached_squares(
@@ -215,8 +214,9 @@ class EncodeRun:
             workers=self.options.workers,
         )
 
-    def _size(self, modality: str) -> int:
-        return self.options.rows_per_shard(sum(self.dimensions(modality).values()))
+    def _chunks(self, modality: str, part: RowPart) -> list[range]:
+        """The rows of each shard."""
+        return part.cut(shard_rows(self.encoder, modality, self.options))
 
     def _writer(self, modality: str) -> ShardWriter:
         return ShardWriter(self.out, modality, self.dimensions(modality), self.findings, self.options.dtype)
@@ -226,6 +226,11 @@ def dimensions(encoder: DualEncoder, modality: str, options: EncodeOptions) -> d
     """Return the names and lengths of the vectors that a modality gets."""
     width = encoder.image_width if modality == "images" else encoder.text_width
     return {name: {"joint": encoder.dimension, "features": width}[name] for name in options.vectors}
+
+
+def shard_rows(encoder: DualEncoder, modality: str, options: EncodeOptions) -> int:
+    """Return how many records a shard of a modality holds at most."""
+    return options.rows_per_shard(sum(dimensions(encoder, modality, options).values()))
 
 
 def _failures(commit: Commit | None) -> list[tuple[str, str]]:

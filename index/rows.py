@@ -34,8 +34,16 @@ class RowPart:
 
     def __iter__(self) -> Iterator[ShardRow]:
         """Yield every row; as often as asked."""
-        for start in range(0, self.rows, 1024):
-            yield from self.take(start, min(start + 1024, self.rows))
+        for chunk in self.cut(1024):
+            yield from self.read(chunk)
+
+    def cut(self, size: int) -> list[range]:
+        """Return the numbers of the rows in chunks of `size`; the last may have fewer."""
+        return [range(start, min(start + size, self.rows)) for start in range(0, self.rows, size)]
+
+    def read(self, chunk: range) -> list[ShardRow]:
+        """Return the rows of a chunk."""
+        return self.take(chunk.start, chunk.stop)
 
 
 @dataclass(frozen=True, slots=True)
