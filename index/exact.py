@@ -167,17 +167,8 @@ class ExactSearch:
         for start in range(0, len(rows), at_once):
             pairs = slice(start, start + at_once)
             askers = queries[owners[pairs]].astype(np.float64)
-            scores[pairs] = (self.take(rows[pairs]) * askers).sum(axis=1)
+            scores[pairs] = (self.table.vectors(self.vector, rows[pairs]) * askers).sum(axis=1)
         return scores
-
-    def take(self, rows: Rows) -> npt.NDArray[np.float32]:
-        """Return the (R, D) float32 vectors of R rows: a copy."""
-        taken = np.empty((len(rows), self.dimension), np.float32)
-        shards = np.searchsorted(self._starts, rows, side="right") - 1
-        for shard in np.unique(shards).tolist():
-            places = np.flatnonzero(shards == shard)
-            taken[places] = self._blocks[shard][rows[places] - self._starts[shard]]
-        return taken
 
     def best(self, rows: Rows, scores: Scores, k: int) -> Found:
         """Return the k best of one query's rows by (score descending, id ascending)."""

@@ -191,7 +191,7 @@ class VectorIndex:
         order = np.argsort(rows)  # neighbours in the file one after the other, and a row that many queries found only once
         for start in range(0, len(rows), at_once):
             places = order[start : start + at_once]
-            vectors = self.exact.take(rows[places])
+            vectors = self.table.vectors(self.vector, rows[places])
             norms = np.einsum("ij,ij->i", vectors, vectors)
             wrong = ~(np.abs(norms - 1) < 2 * _NORM_ERROR)  # NaN too
             if wrong.any():
