@@ -157,6 +157,12 @@ class Tiled:
         return (low + high) / 2
 
 
+def asked_archive(given: argparse.Namespace) -> Archive:
+    """Return the archive that a script's options (`archive_options`) name."""
+    rows = given.rows or (20_000 if given.quick else ROWS)
+    return make_archive(given.work, given.set, rows, openi=given.openi, queries=200 if given.quick else QUERIES)
+
+
 def make_archive(
     work: Path,
     name: str,

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from archive_vectors import QUERIES, ROWS, Archive, Vectors, make_archive
+from archive_vectors import Archive, Vectors, asked_archive
 from clock import median, percentile
 from contenders import Contender, K, Mask, Medret, Setting, Truth, find_truth
 from peers import Faiss
@@ -33,9 +33,8 @@ def main() -> None:
     archive_options(parser)
     parser.add_argument("--slow", action="store_true", help="also FAISS HNSW")
     given = parser.parse_args()
-    rows = given.rows or (20_000 if given.quick else ROWS)
-    archive = make_archive(given.work, given.set, rows, openi=given.openi, queries=200 if given.quick else QUERIES)
-    about = {"script": "filters", "set": given.set, "rows": rows, "quick": given.quick}
+    archive = asked_archive(given)
+    about = {"script": "filters", "set": given.set, "rows": archive.table().rows, "quick": given.quick}
     results = Results(given.json or given.work / f"filters-{archive.name}.json", about, given.again)
     vectors = archive.vectors()
     cases = make_cases(archive, vectors, 20 if given.quick else 150)

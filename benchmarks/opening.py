@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from archive_vectors import QUERIES, ROWS, Archive, make_archive
+from archive_vectors import Archive, asked_archive
 from clock import cached_share, files_under, forget, median
 from contenders import Medret
 from opening_process import ASKED
@@ -36,10 +36,9 @@ def main() -> None:
     parser = options(__doc__, SECTIONS)
     archive_options(parser)
     given = parser.parse_args()
-    rows = given.rows or (20_000 if given.quick else ROWS)
-    archive = make_archive(given.work, given.set, rows, openi=given.openi, queries=200 if given.quick else QUERIES)
+    archive = asked_archive(given)
     ways = _prepare(archive)
-    about = {"script": "opening", "set": given.set, "rows": rows, "quick": given.quick}
+    about = {"script": "opening", "set": given.set, "rows": archive.table().rows, "quick": given.quick}
     results = Results(given.json or given.work / f"opening-{archive.name}.json", about, given.again)
     for section in given.only.split(","):
         times = 2 if given.quick else 5 if section == "warm" else 3

@@ -17,7 +17,7 @@ On 2 cores at 601,000 rows: exact 6 min, approximate 8 min, --slow another 20. I
 
 from typing import Any
 
-from archive_vectors import QUERIES, ROWS, Archive, Vectors, make_archive
+from archive_vectors import Archive, Vectors, asked_archive
 from clock import CORES, median, percentile, seconds
 from contenders import RECALL, Contender, Medret, Setting, Truth, find_truth
 from exact_search import exact_tables, measure_exact
@@ -38,9 +38,8 @@ def main() -> None:
     parser.add_argument("--slow", action="store_true", help="also the indexes that take minutes to build")
     parser.add_argument("--contenders", nargs="+", default=[""], help="of the approximate ones, only those whose names hold one of these")
     given = parser.parse_args()
-    rows = given.rows or (20_000 if given.quick else ROWS)
-    archive = make_archive(given.work, given.set, rows, openi=given.openi, queries=200 if given.quick else QUERIES)
-    about = {"script": "search", "set": given.set, "rows": rows, "quick": given.quick}
+    archive = asked_archive(given)
+    about = {"script": "search", "set": given.set, "rows": archive.table().rows, "quick": given.quick}
     results = Results(given.json or given.work / f"search-{archive.name}.json", about, given.again)
     vectors = archive.vectors()
     truths = {asker: find_truth(vectors, queries) for asker, queries in archive.queries.items()}

@@ -16,7 +16,7 @@ Found = tuple[Rows, Scores]
 _QUERIES_AT_ONCE = 1024
 _CANDIDATES_AT_ONCE = 1 << 22  # of all queries of a batch: some 300 MB
 _MARGIN = 16  # candidates beyond k, so that near-ties of the k-th are usually among them
-_MOST_EXCLUDED = 256  # a query that leaves out more rows than this is answered by a scan
+MOST_EXCLUDED = 256  # a query that leaves out more rows than this is answered by a scan, or exactly where a first stage proposes
 _VALUES_AT_ONCE = 1 << 18  # of vectors in float64: what is scored at a time stays in the processor's cache
 _SCORES_AT_ONCE = 1 << 24  # of a scan: 64 MiB
 
@@ -62,8 +62,7 @@ class ExactSearch:
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         self.check(queries, k, allowed, excluded)
         found: list[Found] = []
-        most = max(min(_wanted(k, _MOST_EXCLUDED), self.rows), 1)
-        at_once = max(min(_QUERIES_AT_ONCE, _CANDIDATES_AT_ONCE // most), 1)
+        at_once = queries_at_once(min(_wanted(k, MOST_EXCLUDED), self.rows))
         for start in range(0, len(queries), at_once):
             stop = start + at_once
             found += self._search(queries[start:stop], k, allowed, None if excluded is None else excluded[start:stop])
@@ -86,7 +85,7 @@ class ExactSearch:
         self, queries: npt.NDArray[np.float32], k: int, allowed: npt.NDArray[np.bool_] | None, excluded: Sequence[Rows] | None
     ) -> list[Found]:
         left_out = [np.unique(np.asarray(rows, np.int64)) for rows in excluded] if excluded is not None else [_NO_ROWS] * len(queries)
-        usual = max((len(rows) for rows in left_out if len(rows) <= _MOST_EXCLUDED), default=0)
+        usual = most_excluded(left_out)
         reachable = self.rows if allowed is None else int(allowed.sum())
         wanted = min(_wanted(k, usual), reachable)
         if wanted == 0:
@@ -185,6 +184,16 @@ class ExactSearch:
         """Bound, for each query, the float32 rounding error of an inner product with a vector of norm 1, in any order of summation."""
         norms = np.linalg.norm(queries.astype(np.float64), axis=-1)
         return np.asarray((self.dimension + 8) * 2.0**-24 * 1.01 * norms)
+
+
+def queries_at_once(candidates: int) -> int:
+    """Return how many queries to answer at a time that have so many candidates each."""
+    return max(min(_QUERIES_AT_ONCE, _CANDIDATES_AT_ONCE // max(candidates, 1)), 1)
+
+
+def most_excluded(left_out: Sequence[Rows]) -> int:
+    """Return how many candidates more to take for all queries of a batch, for the rows that each leaves out."""
+    return max((len(rows) for rows in left_out if len(rows) <= MOST_EXCLUDED), default=0)
 
 
 def _wanted(k: int, excluded: int) -> int:

@@ -8,18 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.errors import MedretError
-from index.exact import ExactSearch, Found, Rows, Scores
+from index.exact import MOST_EXCLUDED, ExactSearch, Found, Rows, Scores, most_excluded, queries_at_once
 from index.index_manifest import Certificate
 from index.kinds import KINDS
 from index.planner import SearchPlan, plan_search
 from index.shards import ShardTable
 from index.stages import FirstStage
 
-_MOST_EXCLUDED = 256  # a query that leaves out more rows than this is answered exactly
 _VALUES_AT_ONCE = 1 << 18  # of vectors in float32: what is scored at a time stays in the processor's cache
 _NORM_ERROR = 1e-2  # beyond float16 rounding: then the shard is damaged
-_QUERIES_AT_ONCE = 1024
-_CANDIDATES_AT_ONCE = 1 << 22  # of all queries of a batch: some 300 MB
 
 Mask = npt.NDArray[np.bool_]
 
@@ -89,7 +86,7 @@ class VectorIndex:
         if allowed_rows == self.rows:
             allowed = None
         found: list[Found] = []
-        at_once = max(min(_QUERIES_AT_ONCE, _CANDIDATES_AT_ONCE // max(plan.candidates, k)), 1)
+        at_once = queries_at_once(max(plan.candidates, k))
         for start in range(0, len(queries), at_once):
             part = slice(start, start + at_once)
             found += self._search(queries[part], k, plan, allowed, allowed_rows, None if excluded is None else excluded[part])
@@ -118,8 +115,7 @@ class VectorIndex:
     ) -> tuple[list[Found], list[int]]:
         """Return the best of the candidates of each query, and the queries whose answer is not confirmed, where it has to be."""
         assert self.stage is not None
-        usual = max((len(rows) for rows in left_out if len(rows) <= _MOST_EXCLUDED), default=0)
-        proposed = self.stage.candidates(queries, max(plan.candidates, k) + usual, plan.effort, allowed)
+        proposed = self.stage.candidates(queries, max(plan.candidates, k) + most_excluded(left_out), plan.effort, allowed)
         owners = np.repeat(np.arange(len(queries)), [len(rows) for rows in proposed])
         rows = np.concatenate(proposed)
         if left_out:
@@ -144,7 +140,7 @@ class VectorIndex:
         short = []
         for place, (rows, _) in enumerate(found):
             own = left_out[place] if left_out else None
-            if own is not None and len(own) > _MOST_EXCLUDED:
+            if own is not None and len(own) > MOST_EXCLUDED:
                 short.append(place)
             elif len(rows) < k:
                 hidden = 0 if own is None else len(own) if allowed is None else int(allowed[own].sum())

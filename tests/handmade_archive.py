@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from shard_folders import unit
+from shard_folders import save_manifest, unit
 
 from encoders.checkpoint import save_checkpoint
 from encoders.dual import build_encoder
 from index.corpora.record import LabelState, Record
-from index.manifest import ModalityShards, ShardsManifest
+from index.manifest import ModalityShards
 from index.shards import ShardRow, ShardWriter
 
 DIMENSION = 64
@@ -62,19 +62,15 @@ def write_archive(
         (folder / "private").mkdir()
         with (folder / "private" / "paths.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("id", "path"), *((row.record.id, f"/films/{row.record.id}.png") for row, _ in rows["images"])])
-    ShardsManifest(
+    save_manifest(
+        folder,
+        modalities,
         encoder=encoder,
-        preprocessing={},
         dtype=dtype,
-        compute={},
-        corpus={"format": "table", "root": None if pseudonymised else f"/films of {folder.name}", **(corpus or {})},
-        findings=tuple(findings),
-        text_sections=("findings",),
-        splits=None,
+        findings=findings,
         pseudonymised=pseudonymised,
-        counts={},
-        modalities=modalities,
-    ).save(folder)
+        corpus={"root": None if pseudonymised else f"/films of {folder.name}", **(corpus or {})},
+    )
     return folder
 
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from shard_folders import unit
+from shard_folders import save_manifest, unit
 
 from index.corpora.record import Record
 from index.folder import OpenedIndex
 from index.index_manifest import IndexEntry, IndexManifest, ShardsPart
-from index.manifest import ModalityShards, ShardsManifest
+from index.manifest import ModalityShards
 from index.shards import ShardRow, ShardWriter, open_shards
 from retrieval.engine import SearchEngine
 
@@ -38,19 +38,7 @@ def make_engine(
         entries += [
             IndexEntry(modality=modality, vector=name, kind="flat", rows=len(rows), dimension=size) for name, size in dimensions.items()
         ]
-    ShardsManifest(
-        encoder=encoder,
-        preprocessing={},
-        dtype="float32",
-        compute={},
-        corpus={"format": "table", "root": root},
-        findings=tuple(findings),
-        text_sections=("findings",),
-        splits=None,
-        pseudonymised=pseudonymised,
-        counts={},
-        modalities=modalities,
-    ).save(folder)
+    save_manifest(folder, modalities, encoder=encoder, findings=findings, pseudonymised=pseudonymised, corpus={"root": root})
     manifest = IndexManifest(encoder=encoder, parts=(ShardsPart(folder=".", sha256=""),), indexes=tuple(entries))
     return SearchEngine(OpenedIndex(folder, manifest, open_shards(folder)), encoder_folder or folder / "encoder")
 

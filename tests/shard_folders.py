@@ -1,6 +1,7 @@
 """Shards folders with given vectors, for tests: what `encode_corpus` writes, without an encoder."""
 
 import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,20 +35,41 @@ def write_rows(
         writer.write(number, rows[start:stop], {"joint": vectors[start:stop]})
         for number, (start, stop) in enumerate(itertools.pairwise(edges))
     ]
+    save_manifest(
+        folder,
+        {modality: ModalityShards(dimensions=writer.dimensions, shards=tuple(shards))},
+        encoder=encoder,
+        dtype=dtype,
+        findings=findings,
+        corpus={"root": root},
+    )
+    return folder
+
+
+def save_manifest(
+    folder: Path,
+    modalities: Mapping[str, ModalityShards],
+    *,
+    encoder: str = "0" * 16,
+    dtype: str = "float32",
+    findings: Sequence[str] = (),
+    pseudonymised: bool = False,
+    corpus: Mapping[str, str | None] | None = None,
+) -> None:
+    """Write the manifest of shards that are there already; `corpus` is said of a table without a root."""
     ShardsManifest(
         encoder=encoder,
         preprocessing={},
         dtype=dtype,
         compute={},
-        corpus={"format": "table", "root": root},
+        corpus={"format": "table", "root": None, **(corpus or {})},
         findings=tuple(findings),
         text_sections=("findings",),
         splits=None,
-        pseudonymised=False,
+        pseudonymised=pseudonymised,
         counts={},
-        modalities={modality: ModalityShards(dimensions=writer.dimensions, shards=tuple(shards))},
+        modalities=dict(modalities),
     ).save(folder)
-    return folder
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

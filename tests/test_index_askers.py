@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shard_folders import unit
+from shard_folders import save_manifest, unit
 
 import index.askers
 from encoders.checkpoint import default_checkpoint
 from index.askers import draw_samples
 from index.corpora.phrases import finding_phrases
 from index.corpora.record import Record
-from index.manifest import ModalityShards, ShardsManifest
+from index.manifest import ModalityShards
 from index.shards import ShardRow, ShardWriter, open_shards
 
 NO_ENCODER = Path("nowhere")
@@ -29,19 +29,7 @@ def write_shards(folder: Path, parts: dict[str, list[Record]], dimension=16, vec
             drawn = {name: unit(random.standard_normal((len(part), dimension))) for name in vectors}
             shards.append(writer.write(number, part, drawn))
         modalities[modality] = ModalityShards(dimensions=writer.dimensions, shards=tuple(shards))
-    ShardsManifest(
-        encoder="0" * 16,
-        preprocessing={},
-        dtype="float32",
-        compute={},
-        corpus={"format": "table", "root": None},
-        findings=(),
-        text_sections=("findings",),
-        splits=None,
-        pseudonymised=False,
-        counts={},
-        modalities=modalities,
-    ).save(folder)
+    save_manifest(folder, modalities)
     return open_shards(folder)
 
 

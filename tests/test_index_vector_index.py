@@ -112,7 +112,7 @@ def test_a_batch_cut_into_parts_is_answered_as_a_whole(table, stages, monkeypatc
     own = [np.arange(number) for number in range(len(QUERIES))]
     whole = searched.search(QUERIES, 10, excluded=own, plan=through(searched.stage))
 
-    monkeypatch.setattr(index.vector_index, "_CANDIDATES_AT_ONCE", 60 * 7)
+    monkeypatch.setattr(index.exact, "_CANDIDATES_AT_ONCE", 60 * 7)
 
     assert_same(searched.search(QUERIES, 10, excluded=own, plan=through(searched.stage)), whole)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shard_folders import unit
+from shard_folders import save_manifest, unit
 
 from encoders.checkpoint import copy_checkpoint, default_checkpoint, read_fingerprint
 from index.contract import most_recall_shown
 from index.corpora.record import Record
 from index.index_manifest import Certificate, IndexEntry
-from index.manifest import ModalityShards, ShardsManifest
+from index.manifest import ModalityShards
 from index.shards import ShardRow, ShardWriter
 from retrieval.index_tables import amount, contract_notes, duration
 from retrieval.quantities import parse_seconds
@@ -38,19 +38,7 @@ def shards(tmp_path_factory) -> Path:
         vectors = unit(random.standard_normal((count, 10)) @ basis + 0.3 * random.standard_normal((count, 256)))
         writer = ShardWriter(folder, modality, {"joint": 256}, ())
         modalities[modality] = ModalityShards(dimensions=writer.dimensions, shards=(writer.write(0, rows, {"joint": vectors}),))
-    ShardsManifest(
-        encoder=read_fingerprint(default_checkpoint()),
-        preprocessing={},
-        dtype="float32",
-        compute={},
-        corpus={"format": "table", "root": None},
-        findings=(),
-        text_sections=("findings",),
-        splits=None,
-        pseudonymised=False,
-        counts={},
-        modalities=modalities,
-    ).save(folder)
+    save_manifest(folder, modalities, encoder=read_fingerprint(default_checkpoint()))
     copy_checkpoint(default_checkpoint(), folder / "encoder")
     return folder
 
