@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.asked import label_queries
 from retrieval.benchmarks import (
     LABEL_DIRECTIONS,
     PUBLISHED_DIRECTIONS,
@@ -224,6 +225,14 @@ def _score(
         candidates=len(np.unique(units)),
         metrics=overall,
         per_class=per_class,
+        per_query=label_queries(
+            engine,
+            task,
+            judged,
+            by,
+            {name: values for name, (values, _) in scores.items()},
+            {name: chance for name, (_, chance) in scores.items()},
+        ),
     )
 
 

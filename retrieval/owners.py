@@ -62,12 +62,13 @@ def same_owner_rows(asking: "ShardTable", rows: NDArray[np.int64], candidates: "
     Returns:
         Q arrays of int64 candidate rows, ascending.
     """
-    asked, held = number_values(_owners(asking)[rows], _owners(candidates))
+    asked, held = number_values(owner_names(asking)[rows], owner_names(candidates))
     groups = Groups(held)
     return [groups.rows(int(number)) for number in asked]
 
 
-def _owners(table: "ShardTable") -> NDArray[np.object_]:
+def owner_names(table: "ShardTable") -> NDArray[np.object_]:
+    """Name each row's patient, else its study: (rows,) str, None where neither is named."""
     owners = np.full(table.rows, None, dtype=object)
     for column in ("study_id", "patient_id"):  # the patient is written last
         values = table.column(column)

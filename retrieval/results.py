@@ -1,9 +1,12 @@
 """What an evaluation found, as objects and as JSON."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,40 @@ class Score:
         return {name: number if math.isfinite(number) else None for name, number in (("value", self.value), ("chance", self.chance))}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PerQuery:
+    """What became of each of the Q queries that were scored: what runs, intervals and comparisons are made from.
+
+    Attributes:
+        ids: Q names, each once: "ITEM|FINDING", "promptJ|FINDING" or, where no finding is asked for, "ITEM"; blanks are "_".
+        names: The K findings.
+        findings: (Q,) int64 places in `names`; -1 where a query asks for no finding.
+        units: (Q,) int64, equal for the queries of one patient; of one study where no patient is named; else of one record. A prompt
+            is a unit of its own. Units, not queries, are drawn independently of each other.
+        views: The view of each film that asks; None for texts and where none is named.
+        scores: Metric to (Q,) float64.
+        chance: Metric to (Q,) float64, what a random order of that query's candidates is expected to score.
+        find: The modality that was ranked.
+        rows: (Q, depth) int64 rows of `find` in the order of rank, -1 where there are fewer.
+        cosines: (Q, depth) float32, NaN where there are fewer.
+        candidates: (rows of `find`,) ids under which rows are candidates: record ids or, where studies are ranked, study ids.
+        relevant: Takes a query's place and returns the rows (int64, one for each candidate) that answer it.
+    """
+
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+    findings: NDArray[np.int64]
+    units: NDArray[np.int64]
+    views: tuple[str | None, ...]
+    scores: Mapping[str, NDArray[np.float64]]
+    chance: Mapping[str, NDArray[np.float64]]
+    find: str
+    rows: NDArray[np.int64]
+    cosines: NDArray[np.float32]
+    candidates: NDArray[np.object_]
+    relevant: Callable[[int], NDArray[np.int64]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectionResult:
     """One direction of a benchmark.
@@ -28,6 +65,7 @@ class DirectionResult:
         candidates: How many each could find, before what a query must not find is left out.
         metrics: "P@5", "R@10", "median_rank", ... over all queries.
         per_class: The same for the queries of each finding, with their number.
+        per_query: The queries one by one; not part of the JSON. None where the figures are no means over ranked queries.
     """
 
     protocol: Mapping[str, Any]
@@ -35,6 +73,7 @@ class DirectionResult:
     candidates: int
     metrics: Mapping[str, Score]
     per_class: Mapping[str, tuple[int, Mapping[str, Score]]] = field(default_factory=dict)
+    per_query: PerQuery | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON holds it."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.answers import Ranking
 from retrieval.benchmarks import LabelTask
 from retrieval.engine import SearchEngine
 from retrieval.metrics import ranked_relevance
@@ -28,6 +29,8 @@ class Judged(NamedTuple):
     relevance: NDArray[np.bool_]  # (Q, k)
     relevant: Rows  # (Q,) relevant candidates that the query could find
     candidates: Rows  # (Q,) candidates that it could find
+    cosines: NDArray[np.float32]  # (Q, k) scores of the rows; NaN where there are fewer
+    left_out: Sequence[Rows] | None  # for each item the rows that it must not find; None where texts ask
 
 
 def number_units(table: "ShardTable", by: By) -> Rows:
@@ -64,6 +67,8 @@ def judge(engine: SearchEngine, task: LabelTask, k: int, by: By = "image", exclu
         relevance=np.zeros((queries, k), dtype=np.bool_),
         relevant=np.zeros(queries, dtype=np.int64),
         candidates=np.zeros(queries, dtype=np.int64),
+        cosines=np.full((queries, k), np.nan, dtype=np.float32),
+        left_out=left_out,
     )
     for gallery, members in _galleries(task):
         items, places = np.unique(task.items[members], return_inverse=True)
@@ -71,8 +76,8 @@ def judge(engine: SearchEngine, task: LabelTask, k: int, by: By = "image", exclu
         ranked = _rank_units(engine, task, vectors[items], k, gallery, excluded, units if by == "study" else None)
         masks = _unit_masks(task, gallery, units) if by == "study" else task.relevance.positive
         bits = task.relevance.bits[task.classes[members]]
-        judged.rows[members] = ranked[places]
-        judged.relevance[members] = ranked_relevance(ranked[places], bits, masks)
+        judged.rows[members], judged.cosines[members] = ranked.rows[places], ranked.scores[places]
+        judged.relevance[members] = ranked_relevance(ranked.rows[places], bits, masks)
         judged.relevant[members], judged.candidates[members] = _count(task, gallery, members, units, masks, excluded, places)
     return judged
 
@@ -111,29 +116,28 @@ def _rank_units(
     gallery: NDArray[np.bool_],
     excluded: Sequence[Rows] | None,
     units: Rows | None,
-) -> Rows:
+) -> Ranking:
     """The (U, k) best rows; with units the best row of each of the k best units: the first in which the unit appears."""
     if units is None:
-        return engine.rank(vectors, task.find, k, task.vector, allowed=gallery, exclude=excluded).rows
+        return engine.rank(vectors, task.find, k, task.vector, allowed=gallery, exclude=excluded)
     reachable = int(np.count_nonzero(gallery))
     crowd = reachable / max(1, len(np.unique(units[gallery])))  # images of a study, on average
-    best = np.full((len(vectors), k), -1, dtype=np.int64)
+    best = Ranking(np.full((len(vectors), k), -1, dtype=np.int64), np.full((len(vectors), k), np.nan, dtype=np.float32))
     short, width = np.arange(len(vectors)), math.ceil(1.5 * k * crowd)
     while len(short):
         some = None if excluded is None else [excluded[query] for query in short.tolist()]
-        rows = engine.rank(vectors[short], task.find, width, task.vector, allowed=gallery, exclude=some).rows
-        best[short] = [_first_of_each(row, units, k) for row in rows]
-        short = short[(best[short, -1] < 0) & (rows[:, -1] >= 0)]  # too few units, and there may be more
+        ranked = engine.rank(vectors[short], task.find, width, task.vector, allowed=gallery, exclude=some)
+        for query, rows, scores in zip(short.tolist(), *ranked, strict=True):
+            firsts = _first_of_each(rows, units, k)
+            best.rows[query, : len(firsts)], best.scores[query, : len(firsts)] = rows[firsts], scores[firsts]
+        short = short[(best.rows[short, -1] < 0) & (ranked.rows[:, -1] >= 0)]  # too few units, and there may be more
         width *= 4
     return best
 
 
 def _first_of_each(row: Rows, units: Rows, k: int) -> Rows:
-    found = row[row >= 0]
-    firsts = np.sort(np.unique(units[found], return_index=True)[1])[:k]
-    best = np.full(k, -1, dtype=np.int64)
-    best[: len(firsts)] = found[firsts]
-    return best
+    """The places in a ranking at which one of the first k units appears for the first time."""
+    return np.sort(np.unique(units[row[row >= 0]], return_index=True)[1])[:k]
 
 
 def _unit_masks(task: LabelTask, gallery: NDArray[np.bool_], units: Rows) -> NDArray[np.unsignedinteger]:

@@ -1,0 +1,91 @@
+"""The queries of a benchmark one by one: their names, whose they are, and what answers each."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.benchmarks import LabelTask
+from retrieval.engine import SearchEngine
+from retrieval.owners import owner_names, present
+from retrieval.results import PerQuery
+from retrieval.units import By, Judged, number_units
+
+if TYPE_CHECKING:
+    from index.shards import ShardTable
+
+Floats = NDArray[np.float64]
+
+
+def label_queries(
+    engine: SearchEngine, task: LabelTask, judged: Judged, by: By, scores: Mapping[str, Floats], chance: Mapping[str, Floats]
+) -> PerQuery:
+    """List the queries of a benchmark with labels that have a relevant candidate; the others are counted, not scored.
+
+    Args:
+        engine: The index.
+        task: All Q queries.
+        judged: What became of them.
+        by: What was one candidate.
+        scores: Metric to (Q,) float64.
+        chance: Metric to (Q,) float64.
+    """
+    kept = np.flatnonzero(judged.relevant > 0)
+    items, findings = task.items[kept], task.classes[kept]
+    asking = engine.table("images")
+    names = np.array(asking.ids(task.rows) if task.rows is not None else [f"prompt{item}" for item in range(len(task.texts))], dtype=object)
+    bears = [task.relevance.findings[place] for place in findings.tolist()]
+    ids = tuple(f"{name}|{finding}".replace(" ", "_") for name, finding in zip(names[items], bears, strict=True))
+    owners = np.arange(len(names)) if task.rows is None else number_owners(asking, task.rows)
+    views = np.full(len(names), None, dtype=object) if task.rows is None else asking.column("view")[task.rows]
+    table = engine.table(task.find)
+    units = number_units(table, by)
+
+    def relevant(place: int) -> NDArray[np.int64]:
+        bit = task.relevance.bits[findings[place]]
+        rows = np.flatnonzero(task.allowed & ((task.relevance.judged & task.relevance.positive & bit) != 0))
+        heads = rows[np.unique(units[rows], return_index=True)[1]]
+        gone = heads[:0] if judged.left_out is None else judged.left_out[items[place]]
+        return np.sort(heads[~np.isin(units[heads], units[gone])])
+
+    return PerQuery(
+        ids=ids,
+        names=task.relevance.findings,
+        findings=findings,
+        units=owners[items],
+        views=tuple(views[items]),
+        scores={name: values[kept] for name, values in scores.items()},
+        chance={name: values[kept] for name, values in chance.items()},
+        find=task.find,
+        rows=judged.rows[kept],
+        cosines=judged.cosines[kept],
+        candidates=candidate_names(table, by),
+        relevant=relevant,
+    )
+
+
+def candidate_names(table: "ShardTable", by: By) -> NDArray[np.object_]:
+    """Name the candidate that each row is: its record id; where studies are ranked, its study id if it has one."""
+    names = np.array(table.ids(np.arange(table.rows)), dtype=object)
+    if by == "study" and table.modality == "images":
+        studies = table.column("study_id")
+        names = np.where(present(studies), studies, names)
+    return names
+
+
+def number_owners(table: "ShardTable", rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number whose each row is, from 0: equal for the rows of a patient, else of a study; a row of neither is its own.
+
+    Args:
+        table: The records.
+        rows: (R,) int64.
+
+    Returns:
+        (R,) int64.
+    """
+    owners = owner_names(table)[rows]
+    alone = ~present(owners)
+    owners[alone] = [f"record {row}" for row in rows[alone].tolist()]
+    numbers: NDArray[np.int64] = np.unique(owners.astype(str), return_inverse=True)[1]
+    return numbers
