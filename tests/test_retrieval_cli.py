@@ -157,7 +157,11 @@ def test_a_text_query_answers_with_the_documented_fields(made):
     hits = json.loads(succeeds("query", "--text", "small left pleural effusion", "--index", made.index, "-k", 3, "--format", "json"))
 
     assert [hit["rank"] for hit in hits] == [1, 2, 3]
-    fields = {"rank", "score", "id", "modality", "patient_id", "study_id", "view", "labels", "text", "path"}
+    fields = {"rank", "score", "id", "modality", "patient_id", "study_id", "view", "labels", "text", "path"} | {
+        "percentile",
+        "sentence",
+        "sentence_span",
+    }
     assert all(set(hit) == fields for hit in hits)
     assert all(hit["modality"] == "images" and Path(hit["path"]).is_file() for hit in hits)
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)

@@ -97,6 +97,9 @@ def test_a_hit_says_all_that_is_known_of_its_record(engine, home):
         "labels": {"Edema": "uncertain", "Fracture": "negative"},
         "text": "Lungs are clear, the heart is normal.",
         "path": str(home / "corpus" / "c1.png"),
+        "percentile": hit.percentile,
+        "sentence": None,
+        "sentence_span": None,
     }
     assert hit.image_path == home / "corpus" / "c1.png"
 
