@@ -1,4 +1,4 @@
-"""Arrow shards as one table: vectors and metadata of a modality, memory-mapped (with shards.py the one home of pyarrow)."""
+"""Arrow shards as one table: vectors and metadata of a modality, memory-mapped (with shards.py and predicates.py the home of pyarrow)."""
 
 import ctypes
 import mmap
@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from encoders.errors import MedretError
+from index.conditions import Comparison, Tree
 from index.corpora.record import NULL_LABEL, LabelState
 from index.manifest import VECTORS, ModalityShards
+from index.predicates import met
 
 Rows = npt.NDArray[np.int64]
 
@@ -160,23 +162,29 @@ class ShardTable:
 
     def rows_of(self, column: str, values: Iterable[str]) -> Rows:
         """Return the rows, ascending and not removed, whose value in a string column (or any of whose "tags") is one of these."""
-        wanted = pa.array(list(values), pa.string())
-        marked = np.zeros(self.rows, np.bool_)
-        for start, batch in zip(self._starts, self._batches, strict=False):
-            held = batch.column(column)
-            if column == "tags":
-                places = pc.list_parent_indices(held).to_numpy(zero_copy_only=False)
-                held = pc.list_flatten(held)
-            else:
-                places = np.arange(batch.num_rows)
-            marked[start + places[pc.is_in(held, value_set=wanted, skip_nulls=True).to_numpy(zero_copy_only=False)]] = True
-        return np.flatnonzero(marked if self.live is None else marked & self.live).astype(np.int64)
+        return np.flatnonzero(self.matching(Comparison(column, "in", tuple(values)))).astype(np.int64)
 
-    def distinct(self, column: str) -> list[str]:
-        """Return the distinct values of a string column, or the distinct tags, of live rows, in order of appearance, without None."""
-        chunks = self._chunks(column)
-        if self.live is not None:
-            chunks = chunks.filter(pa.array(self.live))
+    def matching(self, tree: Tree) -> npt.NDArray[np.bool_]:
+        """Mark the rows that meet a condition: (rows,) bool, no removed row among them.
+
+        Raises:
+            ValueError: If a comparison is with no column and no finding.
+        """
+        marked = np.empty(self.rows, np.bool_)
+        for start, batch in zip(self._starts, self._batches, strict=False):
+            marked[start : start + batch.num_rows] = met(tree, batch, self.findings).to_numpy(zero_copy_only=False)
+        return marked if self.live is None else marked & self.live
+
+    def distinct(self, column: str, among: npt.NDArray[np.bool_] | None = None) -> list[str]:
+        """Return the distinct values of a string column, or the distinct tags, in order of appearance, without None.
+
+        Args:
+            column: Its name.
+            among: (rows,) bool, the rows to look at; None for those that are not removed.
+        """
+        chunks, wanted = self._chunks(column), self.live if among is None else among
+        if wanted is not None:
+            chunks = chunks.filter(pa.array(wanted))
         found = pc.unique(pc.list_flatten(chunks) if column == "tags" else chunks).to_pylist()
         return [value for value in found if value is not None]
 
