@@ -100,7 +100,7 @@ class Medret(Contender):
 
         build_index(archive.shards, folder, archive.encoder, self.kind, recall=RECALL, progress=progress)
         first, second = marks.get(("first stages", 1), 0.0), marks.get(("first stages", 2), 0.0)
-        self.parts = {"first stage": first, "certificates": marks.get(("certificates", 1), second) - second}
+        self.parts = {"first stage": first, "certificates": marks.get(("measurements", 1), second) - second}
         self.open(archive)
 
     def open(self, archive: Archive) -> OpenedIndex:

@@ -4,7 +4,7 @@ Text queries are not spread like the images that they look for: an index tuned o
 there is one sample for each kind of query, "image" and "text", and what it is tuned on is disjoint from what is measured.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,21 @@ Vectors = npt.NDArray[np.float32]
 TUNE, HELD = 500, 1000
 _MOST_PHRASES = 930  # encoded within seconds on a CPU, and enough to show a recall of 0.99
 _TEXTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Askers:
+    """Who asks an index by one kind of query.
+
+    Attributes:
+        vectors: (A, D) float32, unit norm, in random order.
+        own: A arrays of int64 rows that the asker must not find: its own and its patient's.
+        drawn: Where they come from, for the reader: "images", "reports", "sentences" or "prompts".
+    """
+
+    vectors: Vectors
+    own: Sequence[Rows]
+    drawn: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +62,9 @@ class Sample:
 def draw_samples(
     shards: "Shards", modality: str, vector: str, encoder_folder: Path, *, tune: int = TUNE, held: int = HELD, seed: int = 0
 ) -> dict[str, Sample]:
-    """Draw the queries that the index of a modality is tuned and measured with.
+    """Draw the queries that the index of a modality is tuned and measured with, see `draw_askers`.
 
-    Stored vectors ask, one a patient (or study, where no patient is named; or record), so that queries are independent; they
-    must not find what is of their own patient, as a record of the archive does not when a user asks with it. Images without any
-    texts beside them are asked with built-in phrases instead. Of fewer patients than wanted, a third tunes and the rest measures.
+    Of fewer askers than wanted, `tune` / (`tune` + `held`) of them tune, a third by default, and the rest measures.
 
     Args:
         shards: All records.
@@ -68,15 +81,62 @@ def draw_samples(
     Raises:
         MedretError: If the encoder is needed and cannot be read.
     """
-    samples = {}
+    return split_askers(draw_askers(shards, modality, vector, encoder_folder, count=tune + held, seed=seed), tune, held)
+
+
+def draw_askers(
+    shards: "Shards",
+    modality: str,
+    vector: str,
+    encoder_folder: Path,
+    *,
+    count: int = TUNE + HELD,
+    phrases: int = _MOST_PHRASES,
+    seed: int = 0,
+) -> dict[str, Askers]:
+    """Draw who asks the index of a modality.
+
+    Stored vectors ask, one a patient (or study, where no patient is named; or record), so that queries are independent; they
+    must not find what is of their own patient, as a record of the archive does not when a user asks with it. Images without any
+    texts beside them are asked with built-in phrases instead.
+
+    Args:
+        shards: All records.
+        modality: What is searched: "images", "reports" or "sentences".
+        vector: "joint", or "features", which only what comes from the same encoder can be compared with.
+        encoder_folder: The checkpoint of the encoder, for the phrases.
+        count: How many ask, at most.
+        phrases: How many do where phrases ask, at most: each is encoded.
+        seed: Draws the same again.
+
+    Returns:
+        "image" and "text" to who asks; a direction that does not exist is left out.
+
+    Raises:
+        MedretError: If the encoder is needed and cannot be read.
+    """
+    drawn = {}
     for asker, home in _homes(shards, modality, vector).items():
         random = np.random.default_rng([seed, len(asker)])
         if home is None:
-            sample = _from_phrases(shards.table(modality), vector, encoder_folder, tune, held, random)
+            drawn[asker] = _from_phrases(shards.table(modality), vector, encoder_folder, min(count, phrases), random)
         else:
-            sample = _from_records(shards.table(home), shards.table(modality), vector, tune, held, random)
-        if len(sample.tune) and len(sample.held):
-            samples[asker] = sample
+            drawn[asker] = _from_records(shards.table(home), shards.table(modality), vector, count, random)
+    return drawn
+
+
+def split_askers(askers: Mapping[str, Askers], tune: int = TUNE, held: int = HELD) -> dict[str, Sample]:
+    """Split who asks into those to tune with and those to measure with; a direction without either is left out."""
+    samples = {}
+    for asker, asking in askers.items():
+        there = len(asking.own)
+        first = min(tune, there * tune // (tune + held))
+        last = first + min(held, there - first)
+        if 0 < first < last:
+            vectors, own = asking.vectors, asking.own
+            samples[asker] = Sample(
+                tune=vectors[:first], held=vectors[first:last], tune_own=own[:first], held_own=own[first:last], drawn=asking.drawn
+            )
     return samples
 
 
@@ -94,34 +154,16 @@ def _homes(shards: "Shards", modality: str, vector: str) -> dict[str, str | None
     return homes
 
 
-def _from_records(asking: "ShardTable", found: "ShardTable", vector: str, tune: int, held: int, random: np.random.Generator) -> Sample:
-    rows = one_per_owner(asking, random)
-    first, rest = _split(len(rows), tune, held)
-    rows = rows[: first + rest]
-    own = _own_rows(asking, rows, found)
-    vectors = asking.vectors(vector, rows)
-    return Sample(tune=vectors[:first], held=vectors[first:], tune_own=own[:first], held_own=own[first:], drawn=asking.modality)
+def _from_records(asking: "ShardTable", found: "ShardTable", vector: str, count: int, random: np.random.Generator) -> Askers:
+    rows = one_per_owner(asking, random)[:count]
+    return Askers(vectors=asking.vectors(vector, rows), own=_own_rows(asking, rows, found), drawn=asking.modality)
 
 
-def _from_phrases(table: "ShardTable", vector: str, encoder_folder: Path, tune: int, held: int, random: np.random.Generator) -> Sample:
+def _from_phrases(table: "ShardTable", vector: str, encoder_folder: Path, count: int, random: np.random.Generator) -> Askers:
     phrases = finding_phrases(table.findings)
-    chosen = random.permutation(len(phrases))[:_MOST_PHRASES]
+    chosen = random.permutation(len(phrases))[:count]
     vectors = _encode([phrases[place] for place in chosen], vector, encoder_folder)
-    first, rest = _split(len(vectors), tune, held)
-    nothing = [np.empty(0, np.int64)] * len(vectors)
-    return Sample(
-        tune=vectors[:first],
-        held=vectors[first : first + rest],
-        tune_own=nothing[:first],
-        held_own=nothing[first : first + rest],
-        drawn="prompts",
-    )
-
-
-def _split(there: int, tune: int, held: int) -> tuple[int, int]:
-    """How many tune and how many measure, of as many as there are."""
-    first = min(tune, there * tune // (tune + held))
-    return first, min(held, there - first)
+    return Askers(vectors=vectors, own=[np.empty(0, np.int64)] * len(vectors), drawn="prompts")
 
 
 def one_per_owner(table: "ShardTable", random: np.random.Generator) -> Rows:

@@ -16,7 +16,7 @@ from index.cache import PRIVATE_CACHE, cache_of
 from index.cache_file import forget
 from index.corpora.csvfile import read_csv
 from index.folder import draft_entries, open_parts, read_removed
-from index.generation import Progress, build_files, certify_entries, write_generation
+from index.generation import Progress, build_files, measure_entries, write_generation
 from index.index_manifest import IndexManifest, load_index_manifest
 from index.manifest import PRIVATE_PATHS, SHARDS_PLAN, ModalityShards, ShardsManifest
 from index.publish import PARTS, check_stored, generation_folder, generations, next_parts, publish, store_part, unfinished_parts, writing
@@ -95,7 +95,7 @@ def compact_index(folder: Path, progress: Progress | None = None, *, rebuild: bo
             obsolete=tuple(str(place) for place in [*inside, *(generation_folder(Path(), before) for before in generations(folder))]),
         )
         made = write_generation(folder, draft, {}, partial(build_files, new, number), progress)
-        made = certify_entries(folder, made, new, folder / made.encoder_folder, progress)
+        made = measure_entries(folder, made, new, folder / made.encoder_folder, progress)
         publish(folder, made, forget=True)
     return CompactSummary(
         removed={modality: len(rows) for modality, rows in removed.items()},

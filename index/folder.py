@@ -13,7 +13,7 @@ import numpy.typing as npt
 from encoders.atomic import private_folder
 from encoders.checkpoint import copy_checkpoint, find_checkpoint, read_fingerprint
 from encoders.errors import MedretError
-from index.generation import Progress, build_files, certify_entries, load_entry, write_generation
+from index.generation import Progress, build_files, load_entry, measure_entries, write_generation
 from index.index_manifest import INDEX_MANIFEST, IndexEntry, IndexManifest, ShardsPart, find_index_manifest, load_index_manifest
 from index.kinds import find_kind, load_faiss
 from index.manifest import SHARDS_MANIFEST, sha256_file
@@ -60,7 +60,7 @@ class OpenedIndex:
     def _load(self, entry: IndexEntry) -> VectorIndex:
         try:
             stage = load_entry(self.folder, entry, self.shards)
-            return VectorIndex(self.shards.table(entry.modality), entry.vector, stage, entry.certificates)
+            return VectorIndex(self.shards.table(entry.modality), entry.vector, stage, entry.certificates, entry.scales)
         except MedretError as error:
             if load_index_manifest(self.folder).generation == self.manifest.generation:
                 raise
@@ -113,7 +113,7 @@ def build_index(
             obsolete=() if before is None or before.encoder_folder == place else (before.encoder_folder,),
         )
         made = write_generation(out, draft, {}, partial(build_files, shards, number), progress)
-        made = certify_entries(out, made, shards, out / place, progress)
+        made = measure_entries(out, made, shards, out / place, progress)
         publish(out, made)
     return made
 

@@ -13,6 +13,7 @@ from encoders.atomic import whole_file, whole_folder
 from index.index_manifest import Certificate, IndexEntry, IndexManifest, StoredFile
 from index.kinds import find_kind
 from index.publish import check_stored, generation_folder, store_file
+from index.score_scale import ASKERS, measure_scales
 from index.shards import Shards
 from index.stages import FirstStage, build_stage, load_stage
 from index.vector_index import VectorIndex
@@ -21,6 +22,7 @@ Rows = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
 MakeStage = Callable[[IndexEntry, Path], Sequence[StoredFile]]
 
+_PHRASES = 200  # that ask for a scale alone, where there are no texts: a second to encode, and pairs enough
 _MAPPED = ".codes.npy"  # read by memory map, block by block: checked by size and probe when opened, whole by verify
 
 
@@ -94,26 +96,29 @@ def load_entry(folder: Path, entry: IndexEntry, shards: Shards) -> FirstStage | 
     return load_stage(find_kind(entry.kind), place, names, shards.table(entry.modality), entry.vector)
 
 
-def certify_entries(
+def measure_entries(
     folder: Path, manifest: IndexManifest, shards: Shards, encoder_folder: Path, progress: Progress | None = None
 ) -> IndexManifest:
-    """Measure what each approximate index of a written generation finds; return the manifest with the certificates."""
-    approximate = [entry for entry in manifest.indexes if entry.files]
-    made: dict[tuple[str, str], tuple[Certificate, ...]] = {}
-    for entry in approximate:
-        made[entry.modality, entry.vector] = _certify(folder, entry, shards, encoder_folder, manifest.recall)
+    """Return the manifest of a written generation with what is measured: how scores spread, and what approximate indexes find."""
+    entries: list[IndexEntry] = []
+    for entry in manifest.indexes:
+        entries.append(_measure(folder, entry, shards, encoder_folder, manifest.recall))
         if progress is not None:
-            progress("certificates", len(made), len(approximate))
-    entries = tuple(replace(entry, certificates=made.get((entry.modality, entry.vector), ())) for entry in manifest.indexes)
-    return replace(manifest, indexes=entries)
+            progress("measurements", len(entries), len(manifest.indexes))
+    return replace(manifest, indexes=tuple(entries))
 
 
-def _certify(folder: Path, entry: IndexEntry, shards: Shards, encoder_folder: Path, target: float) -> tuple[Certificate, ...]:
-    from index.askers import draw_samples  # these load the encoder
+def _measure(folder: Path, entry: IndexEntry, shards: Shards, encoder_folder: Path, target: float) -> IndexEntry:
+    from index.askers import draw_askers, split_askers  # these load the encoder
     from index.contract import certify
 
-    searched = VectorIndex(shards.table(entry.modality), entry.vector, load_entry(folder, entry, shards))
-    return certify(searched, draw_samples(shards, entry.modality, entry.vector, encoder_folder), target)
+    table, few = shards.table(entry.modality), {} if entry.files else {"count": ASKERS, "phrases": _PHRASES}
+    askers = draw_askers(shards, entry.modality, entry.vector, encoder_folder, **few)
+    certificates: tuple[Certificate, ...] = ()
+    if entry.files:
+        searched = VectorIndex(table, entry.vector, load_entry(folder, entry, shards))
+        certificates = certify(searched, split_askers(askers), target)
+    return replace(entry, scales=measure_scales(table, entry.vector, askers), certificates=certificates)
 
 
 def _save(stage: FirstStage, generation: int, entry: IndexEntry, beside: Path) -> list[StoredFile]:

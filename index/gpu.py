@@ -226,6 +226,6 @@ def move_to_gpu(host: "VectorIndex", gpu: Gpu) -> "VectorIndex":
 
     stage, certificates = host.stage, host.certificates
     moved = GpuLists(stage, stage.searcher, gpu) if isinstance(stage, FaissStage) and stage.kind.name in _ON_GPU else None
-    found = VectorIndex(host.table, host.vector, moved, certificates if moved else ())
+    found = VectorIndex(host.table, host.vector, moved, certificates if moved else (), host.scales)
     found.exact = GpuExact(host.table, host.vector, gpu)
     return found

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from encoders.errors import MedretError
 from encoders.json_object import read_json, write_json
 from index.manifest import holds_shards, parse_manifest, program_version
+from index.score_scale import ScoreScale
 
 INDEX_MANIFEST = "index.json"
 INDEX_VERSION = 2
@@ -73,6 +74,7 @@ class IndexEntry:
 
     Attributes:
         fitted: How many rows there were when its first stage was fitted to them.
+        scales: How its scores spread, for each kind of query; of an index that was made before this was noted, nothing.
     """
 
     modality: str
@@ -84,6 +86,7 @@ class IndexEntry:
     metric: str = "inner_product"
     files: tuple[StoredFile, ...] = ()  # of its first stage; none where the shards alone are searched
     certificates: tuple[Certificate, ...] = ()
+    scales: tuple[ScoreScale, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +203,8 @@ def _index_manifest(content: dict[str, Any]) -> IndexManifest:
 def _index_entry(content: Mapping[str, Any]) -> IndexEntry:
     files = tuple(_stored_file(file) for file in content["files"])
     certificates = tuple(_certificate(made) for made in content["certificates"])
-    return _plain(IndexEntry, content, files=files, certificates=certificates)
+    scales = tuple(_plain(ScoreScale, made, quantiles=tuple(map(float, made["quantiles"]))) for made in content.get("scales", ()))
+    return _plain(IndexEntry, content, files=files, certificates=certificates, scales=scales)
 
 
 def _certificate(content: Mapping[str, Any]) -> Certificate:

@@ -11,7 +11,7 @@ from index.cache import cache_of
 from index.corpora.record import Tally
 from index.corpora.report import report_text
 from index.folder import OpenedIndex, draft_entries, open_index, open_parts, read_removed
-from index.generation import Progress, build_files, certify_entries, grow_files, link_files, write_generation
+from index.generation import Progress, build_files, grow_files, link_files, measure_entries, write_generation
 from index.index_manifest import IndexEntry, IndexManifest, StoredFile, load_index_manifest
 from index.pseudonyms import Pseudonymiser
 from index.publish import next_parts, publish, store_part, unfinished_parts, writing
@@ -152,7 +152,7 @@ def _take_in(folder: Path, place: Path, progress: Progress | None) -> IndexManif
         return grow_files(folder, old, new, number, before, beside)
 
     made = write_generation(folder, draft, removed, make, progress)
-    made = certify_entries(folder, made, new, folder / made.encoder_folder, progress)
+    made = measure_entries(folder, made, new, folder / made.encoder_folder, progress)
     publish(folder, made)
     return made
 

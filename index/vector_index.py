@@ -12,6 +12,7 @@ from index.exact import MOST_EXCLUDED, ExactSearch, Found, Rows, Scores, most_ex
 from index.index_manifest import Certificate
 from index.kinds import KINDS
 from index.planner import SearchPlan, plan_search
+from index.score_scale import ScoreScale
 from index.shards import ShardTable
 from index.stages import FirstStage
 
@@ -29,16 +30,29 @@ class VectorIndex:
         vector: "joint" or "features".
         stage: What proposes candidates; None for exact search alone.
         certificates: What was measured when the index was built: only settings they name are searched with.
+        scales: How its scores spread, likewise measured.
     """
 
-    def __init__(self, table: ShardTable, vector: str, stage: FirstStage | None = None, certificates: Sequence[Certificate] = ()):
+    def __init__(
+        self,
+        table: ShardTable,
+        vector: str,
+        stage: FirstStage | None = None,
+        certificates: Sequence[Certificate] = (),
+        scales: Sequence[ScoreScale] = (),
+    ):
         if stage is not None and stage.rows != table.rows:
             raise MedretError(f"the {stage.kind.name} index holds {stage.rows} rows, its shards {table.rows}. Run medret build-index again")
         self.table, self.vector, self.stage, self.certificates = table, vector, stage, tuple(certificates)
+        self.scales = tuple(scales)
         self.exact = ExactSearch(table, vector)
         self.kind = KINDS["flat"] if stage is None else stage.kind
         self.rows, self.dimension = table.rows, self.exact.dimension
         self._live: Mask | None = table.live
+
+    def scale(self, asker: str) -> ScoreScale | None:
+        """Return how the scores of random pairs spread, for "image" or "text" queries; None where it was not measured."""
+        return next((scale for scale in self.scales if scale.asker == asker), None)
 
     def plan(self, k: int, *, asker: str, allowed_rows: int | None = None) -> SearchPlan:
         """Return how a search would run, see index.planner."""

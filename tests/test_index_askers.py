@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from shard_folders import save_manifest, unit
 
-import index.askers
 from encoders.checkpoint import default_checkpoint
 from index.askers import draw_samples
 from index.corpora.phrases import finding_phrases
@@ -110,11 +109,10 @@ def test_who_asks_for_texts_is_images_and_texts_of_the_same_kind(tmp_path):
     }
 
 
-def test_images_without_texts_are_asked_with_phrases_of_the_encoder(tmp_path, monkeypatch):
-    monkeypatch.setattr(index.askers, "_MOST_PHRASES", 60)
+def test_images_without_texts_are_asked_with_phrases_of_the_encoder(tmp_path):
     shards = write_shards(tmp_path, {"images": images(30)}, dimension=256)
 
-    sample = draw_samples(shards, "images", "joint", default_checkpoint())["text"]
+    sample = draw_samples(shards, "images", "joint", default_checkpoint(), tune=20, held=40)["text"]
 
     assert (sample.drawn, sample.tune.shape, sample.held.shape) == ("prompts", (20, 256), (40, 256))
     np.testing.assert_allclose(np.linalg.norm(sample.held, axis=1), 1, atol=1e-5)
