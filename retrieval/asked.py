@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from retrieval.benchmarks import LabelTask
 from retrieval.engine import SearchEngine
+from retrieval.matches import PairRanks
 from retrieval.owners import owner_names, present
 from retrieval.results import PerQuery
 from retrieval.units import By, Judged, number_units
@@ -49,6 +50,12 @@ def label_queries(
         gone = heads[:0] if judged.left_out is None else judged.left_out[items[place]]
         return np.sort(heads[~np.isin(units[heads], units[gone])])
 
+    def struck(place: int) -> NDArray[np.int64]:
+        unjudged = (task.relevance.judged & task.relevance.bits[findings[place]]) == 0
+        if judged.left_out is not None:
+            unjudged[judged.left_out[items[place]]] = True
+        return np.flatnonzero(task.allowed & unjudged)
+
     return PerQuery(
         ids=ids,
         names=task.relevance.findings,
@@ -61,7 +68,42 @@ def label_queries(
         rows=judged.rows[kept],
         cosines=judged.cosines[kept],
         candidates=candidate_names(table, by),
+        gallery=task.allowed,
         relevant=relevant,
+        struck=struck,
+    )
+
+
+def pair_queries(pairs: PairRanks, by: By, scores: Mapping[str, Floats], chance: Mapping[str, Floats]) -> PerQuery:
+    """List the queries of report-recall, each of which has a candidate of its own.
+
+    Args:
+        pairs: Where each query's own candidate stands.
+        by: Whether the images of a study are one.
+        scores: Metric to (Q,) float64.
+        chance: Metric to (Q,) float64.
+    """
+    asking, answering, matched = pairs.asking.table, pairs.answering, pairs.matched
+    first = np.unique(answering.groups, return_index=True)[1]
+    heads, numbers = answering.rows[first], answering.numbers[first]
+    gallery = np.zeros(answering.table.rows, dtype=np.bool_)
+    gallery[answering.rows] = True
+    film = asking.modality == "images"
+    return PerQuery(
+        ids=tuple(str(name).replace(" ", "_") for name in candidate_names(asking, by)[matched.heads]),
+        names=(),
+        findings=np.full(len(matched.ranks), -1, dtype=np.int64),
+        units=number_owners(asking, matched.heads),
+        views=tuple(asking.column("view")[matched.heads]) if film and by == "image" else (None,) * len(matched.ranks),
+        scores=scores,
+        chance=chance,
+        find=answering.table.modality,
+        rows=matched.rows,
+        cosines=matched.scores,
+        candidates=candidate_names(answering.table, by),
+        gallery=gallery,
+        relevant=lambda place: np.sort(heads[numbers == matched.numbers[place]]),
+        struck=lambda place: heads[:0],
     )
 
 

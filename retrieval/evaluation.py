@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.asked import label_queries
+from retrieval.asked import label_queries, pair_queries
 from retrieval.benchmarks import (
     LABEL_DIRECTIONS,
     PUBLISHED_DIRECTIONS,
@@ -21,7 +21,7 @@ from retrieval.benchmarks import (
 )
 from retrieval.engine import SearchEngine
 from retrieval.filters import Condition, Selection
-from retrieval.matches import rank_pairs
+from retrieval.matches import PairRanks, rank_pairs
 from retrieval.metrics import (
     Denominator,
     chance_precision,
@@ -263,9 +263,10 @@ def _recall(
     engine: SearchEngine, task: PairTask, direction: str, ks: Sequence[int], by: By, protocol: Mapping[str, Any]
 ) -> DirectionResult:
     """Rank one side's own among all of the other, and say what a random order would reach."""
-    pairs = rank_pairs(engine, task, direction, by)
+    pairs = rank_pairs(engine, task, direction, by, max(ks))
     recall, median, reciprocal = chance_ranks(pairs.own, pairs.candidates, ks)
     ranks = pairs.ranks
+    scores = {**{f"R@{k}": (ranks <= k).astype(np.float64) for k in ks}, "median_rank": ranks, "MRR": 1 / ranks}
     metrics = {f"R@{k}": Score(recall_at_k(ranks, k), recall[k]) for k in ks}
     metrics |= {"median_rank": Score(median_rank(ranks), median), "MRR": Score(mean_reciprocal_rank(ranks), reciprocal)}
     options = {
@@ -278,4 +279,20 @@ def _recall(
         **protocol,
         "left_out": dict(task.left_out),
     }
-    return DirectionResult(protocol=options, queries=len(ranks), candidates=pairs.candidates, metrics=metrics)
+    return DirectionResult(
+        protocol=options,
+        queries=len(ranks),
+        candidates=pairs.candidates,
+        metrics=metrics,
+        per_query=pair_queries(pairs, by, scores, _chance_of_each(pairs, ks)),
+    )
+
+
+def _chance_of_each(pairs: PairRanks, ks: Sequence[int]) -> dict[str, NDArray[np.float64]]:
+    """What a random order is expected to score for each query by itself."""
+    counts, places = np.unique(pairs.own, return_inverse=True)
+    figures = []
+    for count in counts.tolist():
+        recall, median, reciprocal = chance_ranks([count], pairs.candidates, ks)
+        figures.append({**{f"R@{k}": recall[k] for k in ks}, "median_rank": median, "MRR": reciprocal})
+    return {name: np.array([one[name] for one in figures])[places] for name in figures[0]}

@@ -38,6 +38,16 @@ class Side:
     groups: Rows
 
 
+class Matched(NamedTuple):
+    """Where each query's own candidate stands; Q queries are groups of rows, and so are candidates."""
+
+    ranks: NDArray[np.float64]  # (Q,) from 1, of the best own candidate
+    numbers: Rows  # (Q,) the number that a query shares with its own candidates
+    heads: Rows  # (Q,) its row; of a group the first
+    rows: Rows  # (Q, depth) the candidates in the order of rank, each by the row of its lowest id; -1 where there are fewer
+    scores: NDArray[np.float32]  # (Q, depth), NaN where there are fewer
+
+
 class PairRanks(NamedTuple):
     """Where each query's own candidate stands.
 
@@ -47,9 +57,12 @@ class PairRanks(NamedTuple):
     ranks: NDArray[np.float64]  # (Q,) from 1, of the best own candidate
     own: Rows  # (Q,) candidates that are the query's own
     candidates: int
+    matched: Matched
+    asking: Side
+    answering: Side
 
 
-def rank_pairs(engine: SearchEngine, task: PairTask, direction: str, by: By = "image") -> PairRanks:
+def rank_pairs(engine: SearchEngine, task: PairTask, direction: str, by: By = "image", depth: int = 0) -> PairRanks:
     """Rank one side's own among all of the other.
 
     Args:
@@ -57,6 +70,7 @@ def rank_pairs(engine: SearchEngine, task: PairTask, direction: str, by: By = "i
         task: Images, and the texts of their studies.
         direction: "image-report" or "report-image".
         by: "image", or "study": the images of a study are one query and one candidate, by their best.
+        depth: How many ranked candidates of each query to keep.
 
     Raises:
         ValueError: If the direction or `by` is not known.
@@ -70,13 +84,13 @@ def rank_pairs(engine: SearchEngine, task: PairTask, direction: str, by: By = "i
     images = Side(table=engine.table("images"), rows=task.images, numbers=task.image_text, groups=groups)
     texts = Side(table=engine.table("reports"), rows=task.texts, numbers=every_text, groups=every_text)
     queries, candidates = (images, texts) if direction == "image-report" else (texts, images)
-    ranks, asked = match_ranks(queries, candidates)
+    matched = match_ranks(queries, candidates, depth=depth)
     gallery, heads = np.unique(candidates.groups, return_index=True)
-    own = np.bincount(candidates.numbers[heads], minlength=len(task.texts))[asked]
-    return PairRanks(ranks, own, len(gallery))
+    own = np.bincount(candidates.numbers[heads], minlength=len(task.texts))[matched.numbers]
+    return PairRanks(matched.ranks, own, len(gallery), matched, queries, candidates)
 
 
-def match_ranks(queries: Side, candidates: Side, vector: str = "joint") -> tuple[NDArray[np.float64], Rows]:
+def match_ranks(queries: Side, candidates: Side, vector: str = "joint", depth: int = 0) -> Matched:
     """Rank each query's own candidates among all: exact scores, ties by id, memory bounded.
 
     Scores are float64 products rounded to float32, as the index gives them. Where rows are grouped, a group ranks by
@@ -86,22 +100,37 @@ def match_ranks(queries: Side, candidates: Side, vector: str = "joint") -> tuple
         queries: G groups of rows.
         candidates: H groups of rows.
         vector: "joint" or "features".
-
-    Returns:
-        (G,) float64 rank, from 1, of the best own candidate of each query group, and (G,) int64 the group's number.
+        depth: How many ranked candidates of each query to keep.
     """
     order, starts = _by_id(candidates)
     numbers = candidates.numbers[order][starts]
-    ranks, asked = [], []
+    first = candidates.rows[order][starts]
+    parts: list[Matched] = []
     for rows, heads, its_numbers in _chunks(queries, max(1, _SCORES_AT_ONCE // max(1, len(order)))):
         scores = _score(queries.table.vectors(vector, rows), candidates.table, candidates.rows[order], vector)
         if len(starts) < len(order):
             scores = np.maximum.reduceat(scores, starts, axis=1)
         if len(heads) < len(rows):
             scores = np.maximum.reduceat(scores, heads, axis=0)
-        ranks.append(first_match_ranks(scores, its_numbers, numbers))
-        asked.append(its_numbers)
-    return np.concatenate(ranks), np.concatenate(asked)
+        places, best = _best(scores, depth)
+        found = np.where(places >= 0, first[places], -1)
+        parts.append(Matched(first_match_ranks(scores, its_numbers, numbers), its_numbers, rows[heads], found, best))
+    return Matched(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def _best(scores: NDArray[np.float32], depth: int) -> tuple[Rows, NDArray[np.float32]]:
+    """The places and scores of the best `depth` of each row; equal scores in the order of their places."""
+    kept = min(depth, scores.shape[1])
+    places = np.full((len(scores), depth), -1, dtype=np.int64)
+    best = np.full((len(scores), depth), np.nan, dtype=np.float32)
+    if not kept:
+        return places, best
+    lowest = np.partition(scores, scores.shape[1] - kept, axis=1)[:, scores.shape[1] - kept]
+    for query, (row, least) in enumerate(zip(scores, lowest, strict=True)):
+        some = np.flatnonzero(row >= least)
+        places[query, :kept] = some[np.argsort(-row[some], kind="stable")][:kept]
+        best[query, :kept] = row[places[query, :kept]]
+    return places, best
 
 
 def _by_id(side: Side) -> tuple[Rows, Rows]:

@@ -38,7 +38,9 @@ class PerQuery:
         rows: (Q, depth) int64 rows of `find` in the order of rank, -1 where there are fewer.
         cosines: (Q, depth) float32, NaN where there are fewer.
         candidates: (rows of `find`,) ids under which rows are candidates: record ids or, where studies are ranked, study ids.
+        gallery: (rows of `find`,) bool, the rows that are ranked at all.
         relevant: Takes a query's place and returns the rows (int64, one for each candidate) that answer it.
+        struck: Takes a query's place and returns the rows of the gallery (int64, ascending) that it must not find.
     """
 
     ids: tuple[str, ...]
@@ -52,7 +54,9 @@ class PerQuery:
     rows: NDArray[np.int64]
     cosines: NDArray[np.float32]
     candidates: NDArray[np.object_]
+    gallery: NDArray[np.bool_]
     relevant: Callable[[int], NDArray[np.int64]]
+    struck: Callable[[int], NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
