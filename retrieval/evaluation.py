@@ -69,7 +69,7 @@ def evaluate_chexpert_8x200(
         vector = image_vector if direction == "image-image" else "joint"
         task = published_task(engine, published, direction, vector)
         protocol = {"relevance": "the published label of the query's class is 1", "average": "queries"}
-        results[direction] = _score(engine, task, ks, "image", exclude_same_patient, denominator, protocol)
+        results[direction] = score_labels(engine, task, ks, "image", exclude_same_patient, denominator, protocol)
     return EvaluationResult(benchmark="chexpert-8x200", directions=results)
 
 
@@ -115,7 +115,7 @@ def evaluate_label_precision(
     """
     if directions is None:
         directions = [name for name in LABEL_DIRECTIONS if name != "image-report" or "reports" in engine.modalities]
-    selection = _selection(splits, views, only)
+    selection = read_selection(splits, views, only)
     results = {}
     for direction in directions:
         task = label_task(
@@ -129,10 +129,10 @@ def evaluate_label_precision(
             seed=seed,
             prompts=prompts,
         )
-        protocol = {**_selected(selection), "relevance": "positive for the query's finding", "uncertain": uncertain, "average": "findings"}
+        protocol = {**say_selection(selection), "relevance": "positive for the query's finding", "uncertain": uncertain, "average": "findings"}
         protocol |= {"prompts": "built-in" if prompts is None else "given"} if direction == "text-image" else {}
         protocol |= {"max_queries": max_queries, "seed": seed} if direction != "text-image" else {}
-        results[direction] = _score(engine, task, ks, by, exclude_same_patient, denominator, protocol)
+        results[direction] = score_labels(engine, task, ks, by, exclude_same_patient, denominator, protocol)
     return EvaluationResult(benchmark="label-precision", directions=results)
 
 
@@ -162,9 +162,9 @@ def evaluate_report_recall(
     Raises:
         MedretError: If no selected image has a report.
     """
-    selection = _selection(splits, views, only)
+    selection = read_selection(splits, views, only)
     task = pair_task(engine, selection)
-    results = {direction: _recall(engine, task, direction, ks, by, _selected(selection)) for direction in directions}
+    results = {direction: score_pairs(engine, task, direction, ks, by, say_selection(selection)) for direction in directions}
     return EvaluationResult(benchmark="report-recall", directions=results)
 
 
@@ -175,16 +175,16 @@ BENCHMARKS: Mapping[str, tuple[Callable[..., EvaluationResult], tuple[str, ...]]
 }
 
 
-def _selection(splits: Sequence[str] | None, views: Sequence[str] | None, only: Sequence[Condition]) -> Selection:
+def read_selection(splits: Sequence[str] | None, views: Sequence[str] | None, only: Sequence[Condition]) -> Selection:
     return Selection(splits=None if splits is None else tuple(splits), views=None if views is None else tuple(views), only=tuple(only))
 
 
-def _selected(selection: Selection) -> dict[str, Any]:
+def say_selection(selection: Selection) -> dict[str, Any]:
     chosen = {name: list(values) if values else "all" for name, values in (("splits", selection.splits), ("views", selection.views))}
     return chosen | ({"only": [str(condition) for condition in selection.only]} if selection.only else {})
 
 
-def _score(
+def score_labels(
     engine: SearchEngine,
     task: LabelTask,
     ks: Sequence[int],
@@ -259,7 +259,7 @@ def _mean_score(scores: Sequence[Score]) -> Score:
     return Score(float(np.mean([score.value for score in scores])), float(np.mean([score.chance for score in scores])))
 
 
-def _recall(
+def score_pairs(
     engine: SearchEngine, task: PairTask, direction: str, ks: Sequence[int], by: By, protocol: Mapping[str, Any]
 ) -> DirectionResult:
     """Rank one side's own among all of the other, and say what a random order would reach."""
