@@ -10,13 +10,17 @@ if TYPE_CHECKING:
     from index.cost import Prediction
     from index.folder import OpenedIndex
     from index.index_manifest import IndexEntry
+    from index.score_scale import ScoreScale
+
+_PERCENT = (90, 99, 99.9, 99.99)
 
 
 def describe_index(opened: "OpenedIndex") -> dict[str, Any]:
     """Return what an index folder holds, as a dictionary that JSON can hold.
 
     Keys: folder, encoder, generation, recall (the target), created_by, parts (path, rows by modality, bytes) and indexes
-    (modality, vector, dimension, kind, exact, effort: what its settings are called, rows, removed, bytes, certificates).
+    (modality, vector, dimension, kind, exact, effort: what its settings are called, rows, removed, bytes, certificates, scales: how
+    the scores of random pairs spread, with those that 90, 99, ... % of them stay below).
     """
     from index.kinds import find_kind
 
@@ -44,6 +48,7 @@ def describe_index(opened: "OpenedIndex") -> dict[str, Any]:
                 "removed": 0 if live is None else int((~live).sum()),
                 "bytes": sum(file.bytes for file in entry.files),
                 "certificates": [asdict(certificate) for certificate in entry.certificates],
+                "scales": [_scale(scale) for scale in entry.scales],
             }
         )
     return {
@@ -64,7 +69,7 @@ def render_info(held: Mapping[str, Any]) -> str:
         rows = ", ".join(f"{count:,} {name}" for name, count in part["rows"].items())
         lines.append(f"shards {part['path']}: {rows}; {amount(part['bytes'])}")
     for entry in held["indexes"]:
-        lines += ["", _entry_line(entry), *_contract(entry, held["recall"])]
+        lines += ["", _entry_line(entry), *_contract(entry, held["recall"]), *_scale_lines(entry["scales"])]
     return "\n".join(lines)
 
 
@@ -151,6 +156,30 @@ def _certificate_row(one: Mapping[str, Any], effort: str | None) -> list[str]:
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _scale(scale: "ScoreScale") -> dict[str, Any]:
+    below = {f"{percent:g}": round(scale.score(percent), 6) for percent in _PERCENT}
+    return {
+        "asker": scale.asker,
+        "drawn": scale.drawn,
+        "pairs": scale.pairs,
+        "mean": scale.mean,
+        "deviation": scale.deviation,
+        "below": below,
+    }
+
+
+def _scale_lines(scales: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lay out how the scores of random pairs spread; what a percentage stays below only where a few pairs lie above."""
+    head = ["random pairs", "mean", "deviation", *(f"{percent:g} % below" for percent in _PERCENT), "measured with"]
+    rows = []
+    for scale in scales:
+        shown = [scale["below"][f"{percent:g}"] if scale["pairs"] * (1 - percent / 100) >= 1 else None for percent in _PERCENT]
+        cells = ["-" if score is None else f"{score:.3f}" for score in shown]
+        measured = f"{scale['pairs']:,} pairs, asked by {scale['drawn']}"
+        rows.append([scale["asker"], f"{scale['mean']:.3f}", f"{scale['deviation']:.3f}", *cells, measured])
+    return [f"  {line}" for line in _aligned([head, *rows])] if rows else []
 
 
 def amount(size: float) -> str:
