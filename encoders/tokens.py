@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from encoders.errors import MedretError
 from encoders.json_object import read_json
+
+if TYPE_CHECKING:  # a text that is encoded without torch needs its tokens too
+    from torch import Tensor
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _PADDING_NAMES = ("[PAD]", "<pad>")
@@ -19,9 +21,17 @@ _WORD = "a"  # any word
 class TokenBatch(NamedTuple):
     """A batch of token ids, padded on the right to its longest text."""
 
-    ids: Tensor  # (B, T) int64
-    mask: Tensor  # (B, T) int64, 1 for a real token, 0 for padding
-    cut: Tensor  # (B,) bool, true where the text was longer than max_tokens
+    ids: "Tensor"  # (B, T) int64
+    mask: "Tensor"  # (B, T) int64, 1 for a real token, 0 for padding
+    cut: "Tensor"  # (B,) bool, true where the text was longer than max_tokens
+
+
+class TokenArrays(NamedTuple):
+    """The same as arrays."""
+
+    ids: NDArray[np.int64]  # (B, T)
+    mask: NDArray[np.int64]  # (B, T)
+    cut: NDArray[np.bool_]  # (B,)
 
 
 class Tokenizer:
@@ -85,6 +95,12 @@ class Tokenizer:
         return list(encoding.ids), list(encoding.special_tokens_mask)
 
     def __call__(self, texts: Sequence[str], max_tokens: int) -> TokenBatch:
+        """Turn texts into tensors of padded ids, see `arrays`; they are on the CPU."""
+        import torch
+
+        return TokenBatch(*(torch.from_numpy(part) for part in self.arrays(texts, max_tokens)))
+
+    def arrays(self, texts: Sequence[str], max_tokens: int) -> TokenArrays:
         """Turn texts into padded ids; a text beyond `max_tokens` is cut and says so.
 
         Args:
@@ -92,7 +108,7 @@ class Tokenizer:
             max_tokens: The most tokens a text may have, the special ones included.
 
         Returns:
-            Ids and mask, (B, T) int64 on the CPU, T the longest text's length; cut, (B,) bool.
+            Ids and mask, (B, T) int64, T the longest text's length; cut, (B,) bool.
         """
         if max_tokens != self._max_tokens:
             self._tokens.enable_truncation(max_length=max_tokens)
@@ -104,8 +120,8 @@ class Tokenizer:
         mask = np.arange(lengths.max(initial=0)) < lengths[:, None]  # (B, T)
         ids = np.full(mask.shape, self.padding_id, dtype=np.int64)
         ids[mask] = [token for row in rows for token in row]
-        cut = [bool(encoding.overflowing) for encoding in encodings]
-        return TokenBatch(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64)), torch.tensor(cut, dtype=torch.bool))
+        cut = np.array([bool(encoding.overflowing) for encoding in encodings], dtype=np.bool_)
+        return TokenArrays(ids, mask.astype(np.int64), cut)
 
 
 def learn_tokenizer(texts: Iterable[str], vocabulary_size: int = 4000) -> Tokenizer:
