@@ -10,7 +10,6 @@ NEGATIONS = ("!=", "not in")
 OPERATORS = ("==", *NEGATIONS, *ORDERS, "in")
 
 Value: TypeAlias = str | float | date | None  # None is no value
-Tree: TypeAlias = "Comparison | And | Or | Not"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ class Comparison:
 class And:
     """All of its parts hold; of no parts, always."""
 
-    parts: tuple[Tree, ...]
+    parts: tuple["Tree", ...]
 
     def __str__(self) -> str:
         return " and ".join(_bracketed(part) for part in self.parts)
@@ -59,7 +58,7 @@ class And:
 class Or:
     """One of its parts holds, or several; of no parts, never."""
 
-    parts: tuple[Tree, ...]
+    parts: tuple["Tree", ...]
 
     def __str__(self) -> str:
         return " or ".join(_bracketed(part) for part in self.parts)
@@ -69,10 +68,13 @@ class Or:
 class Not:
     """Its part does not hold."""
 
-    part: Tree
+    part: "Tree"
 
     def __str__(self) -> str:
         return f"not {_bracketed(self.part)}"
+
+
+Tree: TypeAlias = Comparison | And | Or | Not
 
 
 def comparisons(tree: Tree) -> Iterator[Comparison]:

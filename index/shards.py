@@ -1,4 +1,4 @@
-"""Arrow shards: vectors and metadata of a corpus in files that are read by memory map (with shard_table.py and predicates.py the home of pyarrow).
+"""Arrow shards: vectors and metadata of a corpus in files that are read by memory map (pyarrow: here, shard_table.py, predicates.py).
 
 Each shard is one uncompressed Arrow IPC file with one record batch, so that a column of vectors is a plain
 array in the file: opening copies nothing, and any Arrow reader can read it.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from index.manifest import MODALITIES, VECTORS
 from index.planner import SearchPlan
-from retrieval.filters import Condition, Selection
+from retrieval.filters import Condition, Selection, parse_where
 from retrieval.terms import KINDS, AskedTerm, Term
 
 COLLAPSES = ("study", "patient", "duplicates")
@@ -37,7 +37,7 @@ class Query:
         splits: Only records of these splits; None for all.
         views: Only images of these views, as the source spells them; None for all.
         only: Conditions that every answer meets, on any metadata column or finding.
-        where: An expression over the same columns that every answer meets; None for all.
+        where: An expression over the same columns that every answer meets, as `parse_where` reads it; None for all.
         exclude_same_patient: Leave out the records of the query's patient; None does so where the query is
             a record of the corpus.
         exclude_same_study: Leave out the records of the query's study, where its patient's may answer.
@@ -86,11 +86,14 @@ class Query:
             raise ValueError(f"k is {self.k}, expected 1 or more")
         if unread := [one for one in self.only if not isinstance(one, Condition)]:
             raise ValueError(f"only has a {type(unread[0]).__name__}, expected conditions: only=(parse_condition('sex=F'),)")
+        if self.where is not None:
+            parse_where(self.where)  # a mistake is said before anything is opened
 
     @property
     def selection(self) -> Selection:
         """The records that may answer."""
-        return Selection(splits=self.splits, views=self.views, only=self.only)
+        where = None if self.where is None else parse_where(self.where)
+        return Selection(splits=self.splits, views=self.views, only=self.only, where=where)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

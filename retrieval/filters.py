@@ -1,33 +1,29 @@
 """What may be answered: records that meet conditions on their metadata."""
 
 import csv
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.errors import MedretError
-from index.corpora.record import NULL_LABEL, LabelState
+from index.conditions import ORDERS, And, Comparison, Not, Or, Tree, comparisons
+from retrieval.columns import bind, plain_column
 
 if TYPE_CHECKING:
     from index.shards import ShardTable
 
-_IDS = ("id", "patient_id", "study_id")
-_WORDS = ("view", "split", "sex", "tags")  # letter case does not matter
-_RANGES = ("age", "study_date")
-_ALIASES = {"patient": "patient_id", "study": "study_id", "date": "study_date", "tag": "tags"}
-_NAMED = 12  # values that a message lists
-_SOUGHT_ALONE = 16  # values
-
-End = TypeVar("End", float, date)
+_DEEPEST = 50  # brackets and "not" within each other
+_TOKEN = re.compile(r"""(?P<quoted>"[^"]*"|'[^']*')|(?P<sign>==|!=|<=|>=|[<>(),=])|(?P<word>[^\s"'(),=!<>]+)|(?P<odd>.)""")
+_KEYWORDS = ("and", "or", "not", "in", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """What a record must say of itself to take part.
+    """What a record must say of itself to take part, as --only gives it.
 
     Attributes:
         column: A metadata column (id, patient_id, study_id, view, split, sex, age, study_date, tags) or a finding.
@@ -43,21 +39,18 @@ class Condition:
         quoted = [f'"{value}"' if "," in value else value for value in self.values]
         return f"{self.column}={','.join(quoted)}"
 
+    @property
+    def tree(self) -> Tree:
+        """The same as an expression has it."""
+        return Comparison(self.column, "in", tuple(value or None for value in self.values))
+
     def rows(self, table: "ShardTable") -> NDArray[np.bool_]:
         """Mark the rows that meet it: (rows,) bool, no removed row among them.
 
         Raises:
             MedretError: If the column or a value is not known, or no record's age or date is in a range; what there is, is named.
         """
-        column = _find_column(table, self.column)
-        if column in _RANGES:
-            marked = _in_ranges(table, column, self.values)
-        elif column in _IDS or column in _WORDS:
-            marked = rows_with(table, column, self.values)
-        else:
-            states = [_state(column, value) for value in self.values]
-            marked = np.isin(table.labels([column])[:, 0], states)
-        return marked if table.live is None else marked & table.live
+        return table.matching(bind(self.tree, table))
 
 
 def parse_condition(text: str) -> Condition:
@@ -76,6 +69,25 @@ def parse_condition(text: str) -> Condition:
     return Condition(column=column.strip(), values=tuple(value.strip() for value in listed))
 
 
+def parse_where(text: str) -> Tree:
+    """Read an expression over record columns, e.g. view in (PA, AP) and pleural_effusion == positive and not split == train.
+
+    EXPRESSION is COMPARISON, (EXPRESSION), not EXPRESSION, or several joined by `and` and `or`; `not` binds before `and`, and that
+    before `or`. COMPARISON is COLUMN OPERATOR VALUE with ==, !=, <, <=, >, >=, or COLUMN in (VALUE, ...), COLUMN not in (VALUE, ...).
+    COLUMN is id, patient_id, study_id, view, split, sex, age, study_date, tags or a finding in snake_case. VALUE is a word, a number,
+    an ISO date that may leave out day and month, a range LOW..HIGH of numbers or dates, anything "quoted" or 'quoted', or none.
+
+    Logic has two values: a record without a value meets `== none` and negations (`!=`, `not in`, `not`), and nothing else.
+
+    Returns:
+        The expression; whether its columns and values exist is not known before `bind`.
+
+    Raises:
+        MedretError: If it is malformed: where, what was found and what was expected.
+    """
+    return _Parser(text).whole()
+
+
 def rows_with(table: "ShardTable", column: str, wanted: Sequence[str]) -> NDArray[np.bool_]:
     """Mark the rows whose value in a string column is one of those wanted; "" stands for none.
 
@@ -85,20 +97,7 @@ def rows_with(table: "ShardTable", column: str, wanted: Sequence[str]) -> NDArra
     Raises:
         MedretError: If no record has one of the values; values that there are, are named.
     """
-    values = {value for value in wanted if value}
-    rows = table.rows_of(column, values)
-    if _distinct_among(table, column, rows, values) < len(values):
-        known = set(table.distinct(column))
-        spelled = {value.casefold(): value for value in known} if column in _WORDS else {}
-        values = {value if value in known else spelled.get(value.casefold(), value) for value in values}
-        if unknown := sorted(values - known):
-            raise MedretError(_unknown_values(table, column, unknown, sorted(known)))
-        rows = table.rows_of(column, values)
-    marked = np.zeros(table.rows, dtype=np.bool_)
-    marked[rows] = True
-    if "" in wanted:
-        marked |= _without(table, column)
-    return marked
+    return Condition(column=column, values=tuple(wanted)).rows(table)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,11 +108,13 @@ class Selection:
         splits: Records of these splits; None for all.
         views: Images of these views, as the source spells them; None for all.
         only: Conditions that every record meets, texts too: a condition on the view leaves no report.
+        where: An expression that every record meets, as `parse_where` read it, texts too; None for all.
     """
 
     splits: tuple[str, ...] | None = None
     views: tuple[str, ...] | None = None
     only: tuple[Condition, ...] = ()
+    where: Tree | None = None
 
     def rows(self, table: "ShardTable") -> NDArray[np.bool_]:
         """Mark the rows of a table that take part, (rows,) bool: no removed row; `views` restrict images only.
@@ -121,123 +122,126 @@ class Selection:
         Raises:
             MedretError: If a condition asks for what no record has.
         """
-        chosen = np.ones(table.rows, dtype=np.bool_) if table.live is None else table.live.copy()
-        if self.splits is not None:
-            chosen &= rows_with(table, "split", self.splits)
-        if self.views is not None and table.modality == "images":
-            chosen &= rows_with(table, "view", self.views)
-        for condition in self.only:
-            chosen &= condition.rows(table)
-        return chosen
+        views = self.views if table.modality == "images" else None
+        named = [
+            Condition(column=column, values=values) for column, values in (("split", self.splits), ("view", views)) if values is not None
+        ]
+        where = () if self.where is None else (self.where,)
+        return table.matching(bind(And((*(condition.tree for condition in (*named, *self.only)), *where)), table))
 
     def of_texts(self) -> "Selection":
-        """Return what is left of it for records that have no view."""
-        return replace(self, views=None, only=tuple(one for one in self.only if _plain(one.column) != "view"))
+        """Return what is left of it for records that have no view: of `where`, the parts joined by `and` that do not speak of it."""
+        only = tuple(one for one in self.only if plain_column(one.column) != "view")
+        parts = self.where.parts if isinstance(self.where, And) else () if self.where is None else (self.where,)
+        kept = tuple(part for part in parts if all(plain_column(one.column) != "view" for one in comparisons(part)))
+        return replace(self, views=None, only=only, where=And(kept) if kept else None)
 
 
 EVERYTHING = Selection()
 
 
-def _find_column(table: "ShardTable", name: str) -> str:
-    """The column or finding of this name; letter case, and what stands between words, does not matter."""
-    columns = (*_IDS, *_WORDS, *_RANGES)
-    plain = {_plain(known): known for known in (*table.findings, *columns)}  # a column wins over a finding of its name
-    found = _ALIASES.get(name.casefold()) or plain.get(_plain(name))
-    if found is None:
-        findings = f"; findings: {', '.join(table.findings)}" if table.findings else "; no findings"
-        raise MedretError(f"no column or finding {name!r}. Columns: {', '.join(columns)}{findings}")
-    return found
+class _Token(NamedTuple):
+    kind: str  # "quoted", "sign", "word", "odd" or "end"
+    text: str  # without quotes
+    place: int  # from 1
+
+    def __str__(self) -> str:
+        return "the end" if self.kind == "end" else repr(self.text)
+
+    def says(self, *words: str) -> bool:
+        """Whether it is one of these signs or bare words, in any letter case."""
+        return self.kind in ("sign", "word") and self.text.casefold() in words
 
 
-def _plain(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+class _Parser:
+    """Reads one expression by recursive descent."""
 
+    def __init__(self, text: str) -> None:
+        found = [
+            (match.lastgroup or "", match.group(), match.start() + 1) for match in _TOKEN.finditer(text) if not match.group().isspace()
+        ]
+        tokens = [_Token(kind, each[1:-1] if kind == "quoted" else each, place) for kind, each, place in found]
+        self.tokens, self.next, self.depth = [*tokens, _Token("end", "", len(text) + 1)], 0, 0
 
-def _state(finding: str, name: str) -> int:
-    states = {_plain(state.name): int(state) for state in LabelState} | {"": NULL_LABEL}
-    if _plain(name) not in states:
-        known = ", ".join(state.name.lower() for state in LabelState)
-        raise MedretError(f"{finding} is asked to be {name!r}; choose from: {known}, or nothing for records in which nobody looked")
-    return states[_plain(name)]
+    def whole(self) -> Tree:
+        tree = self.disjunction()
+        if self.token.kind != "end":
+            hint = "; a value of several words is quoted" if self.token.kind == "word" else ""
+            raise self.fault(f"and, or, or the end{hint}")
+        return tree
 
+    def disjunction(self) -> Tree:
+        parts = [self.conjunction()]
+        while self.take("or"):
+            parts.append(self.conjunction())
+        return parts[0] if len(parts) == 1 else Or(tuple(parts))
 
-def _distinct_among(table: "ShardTable", column: str, rows: NDArray[np.int64], values: set[str]) -> int:
-    """How many of the values the rows hold; numbering a whole column, which takes longer than finding a value, only for many."""
-    if len(values) == 1:
-        return min(len(rows), 1)
-    if column == "tags" or len(values) <= _SOUGHT_ALONE:
-        return sum(bool(len(table.rows_of(column, [value]))) for value in values)
-    return len(np.unique(table.codes(column)[rows]))
+    def conjunction(self) -> Tree:
+        parts = [self.negation()]
+        while self.take("and"):
+            parts.append(self.negation())
+        return parts[0] if len(parts) == 1 else And(tuple(parts))
 
+    def negation(self) -> Tree:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise self.fault(f"brackets and nots at most {_DEEPEST} deep")
+        tree: Tree
+        if self.take("not"):
+            tree = Not(self.negation())
+        elif self.take("("):
+            tree = self.disjunction()
+            self.need(")", "and, or, or )")
+        else:
+            tree = self.comparison()
+        self.depth -= 1
+        return tree
 
-def _without(table: "ShardTable", column: str) -> NDArray[np.bool_]:
-    if column == "tags":
-        return np.fromiter((not tags for tags in table.column("tags")), dtype=np.bool_, count=table.rows)
-    empty: NDArray[np.bool_] = table.codes(column) < 0
-    return empty
+    def comparison(self) -> Comparison:
+        column = self.word("a column, not or (")
+        negated = self.take("not")
+        if self.take("in"):
+            self.need("(", "( and a list of values")
+            values = [self.word("a value")]
+            while self.take(","):
+                values.append(self.word("a value"))
+            self.need(")", ", or )")
+            operator = "not in" if negated else "in"
+        else:
+            operator = self.token.text
+            if negated or not self.token.says("==", "!=", *ORDERS):
+                hint = "; a column of several words is written_so or quoted" if self.token.kind == "word" and not negated else ""
+                raise self.fault("in" if negated else f"==, !=, <, <=, >, >=, in or not in{hint}")
+            self.next += 1
+            values = [self.word("a value")]
+        meant = tuple(None if value.says("none") else value.text for value in values)
+        return Comparison(column.text, operator, meant, (column.place, *(value.place for value in values)))
 
+    @property
+    def token(self) -> _Token:
+        return self.tokens[self.next]
 
-def _unknown_values(table: "ShardTable", column: str, unknown: Sequence[str], known: Sequence[str]) -> str:
-    found = f"no record has {column} {' or '.join(unknown)}"
-    if not known:
-        home = "; only images have a view" if column == "view" and table.modality != "images" else ""
-        return f"{found}: the {table.modality} of this index name none{home}"
-    if column in _IDS:  # whose records there are is nobody's business but theirs
-        return f"{found}; the {table.modality} of this index have {len(known):,} others"
-    more = f" ... ({len(known):,} in all)" if len(known) > _NAMED else ""
-    return f"{found}; choose from what the index holds: {', '.join(known[:_NAMED])}{more}"
+    def take(self, word: str) -> bool:
+        taken = self.token.says(word)
+        self.next += taken
+        return taken
 
+    def need(self, sign: str, expected: str) -> None:
+        if not self.take(sign):
+            raise self.fault(expected)
 
-def _in_ranges(table: "ShardTable", column: str, values: Sequence[str]) -> NDArray[np.bool_]:
-    held = table.column(column)
-    missing = np.isnan(held) if column == "age" else np.isnat(held)
-    known = ~missing if table.live is None else ~missing & table.live
-    marked = np.zeros(table.rows, dtype=np.bool_)
-    for value in values:
-        if not value:
-            marked |= missing
-            continue
-        low, high = _range(value, float, float) if column == "age" else _range(value, _first_day, _last_day)
-        inside = known.copy()
-        if low is not None:
-            inside &= held >= np.array(low, dtype=held.dtype)
-        if high is not None:
-            inside &= held <= np.array(high, dtype=held.dtype)
-        if not inside.any():
-            there = held[known]
-            extent = f"from {there.min()} to {there.max()}" if len(there) else f"not known of any of the {table.modality}"
-            raise MedretError(f"no record has {column} {value}; in this index it is {extent}")
-        marked |= inside
-    return marked
+    def word(self, expected: str) -> _Token:
+        """Take a word or what is quoted; of the keywords only none is a value."""
+        token = self.token
+        allowed = ("none",) if expected == "a value" else ()
+        reserved = token.says(*(word for word in _KEYWORDS if word not in allowed))
+        if token.kind not in ("word", "quoted") or reserved or not token.text.strip():
+            hint = " (the word itself is quoted)" if reserved else " (none, without quotes, is for records without one)"
+            raise self.fault(expected + (hint if token.kind in ("word", "quoted") else ""))
+        self.next += 1
+        return token
 
-
-def _range(text: str, first: Callable[[str], End], last: Callable[[str], End]) -> tuple[End | None, End | None]:
-    """Both ends of "LOW..HIGH", either may be open; of a single value the value twice."""
-    low, dots, high = text.partition("..")
-    try:
-        ends = (first(low) if low.strip() else None, last(high if dots else low) if (high if dots else low).strip() else None)
-    except (ValueError, OverflowError) as error:
-        raise MedretError(f"{text!r} is no number, no ISO date (2011-05-31, 2011-05, 2011) and no range LOW..HIGH of these") from error
-    return ends
-
-
-def _first_day(text: str) -> date:
-    year, month, day = _date_parts(text)
-    return date(year, month or 1, day or 1)
-
-
-def _last_day(text: str) -> date:
-    year, month, day = _date_parts(text)
-    if day:
-        return date(year, month, day)
-    following = date(year + 1, 1, 1) if month in (0, 12) else date(year, month + 1, 1)
-    return following - timedelta(days=1)
-
-
-def _date_parts(text: str) -> tuple[int, int, int]:
-    """Year, month and day of an ISO date; what is left out is 0."""
-    parts = [int(part) for part in text.strip().split("-")]
-    if len(parts) > 3 or 0 in parts:
-        raise ValueError(text)
-    year, month, day = (*parts, 0, 0)[:3]
-    return year, month, day
+    def fault(self, expected: str) -> MedretError:
+        odd = self.token.kind == "odd" and self.token.text in "\"'"
+        found = f"a quotation ({self.token.text}) without its end" if odd else str(self.token)
+        return MedretError(f"where, at character {self.token.place}: found {found}, expected {expected}")
