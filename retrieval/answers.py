@@ -27,7 +27,7 @@ class Query:
         image: A film: JPEG, PNG or DICOM.
         id: A record of the index; its stored vector is the query, and itself is never an answer.
         terms: What the query is made of; of a shorthand its one term.
-        without: Findings or texts that no answer shall show: see `retrieval.absence`.
+        without: Findings or texts that no answer shall show: see `retrieval.candidates`.
         find: What to rank: "images" (the default), "reports" or "sentences".
         k: How many answers, from 1.
         offset: How many of the best answers to skip.
@@ -95,6 +95,15 @@ class Query:
         where = None if self.where is None else parse_where(self.where)
         return Selection(splits=self.splits, views=self.views, only=self.only, where=where)
 
+    @property
+    def within(self) -> str:
+        """What is searched, in words: the index, or a part of it."""
+        limits = [] if self.views is None or self.find != "images" else [f"in view {', '.join(self.views)}"]
+        limits += [f"with {' and '.join(map(str, self.only))}"] if self.only else []
+        limits += [f"where {self.where}"] if self.where is not None else []
+        limits += [f"without {' and '.join(map(repr, self.without))}"] if self.without else []
+        return " ".join(["the index" if self.splits is None else f"split {', '.join(self.splits)}", *limits])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
@@ -155,6 +164,7 @@ class Answer:
         notes: One line each.
         asked: The terms of the query, with their vectors and scales.
         vector: (D,) float32, unit L2 norm: what the hits were compared with; None where nothing was searched.
+        rows: (hits,) int64, the row of each hit in its table; None where nothing was searched.
     """
 
     query: Query
@@ -163,6 +173,7 @@ class Answer:
     notes: tuple[str, ...] = ()
     asked: tuple[AskedTerm, ...] = field(default=(), compare=False, repr=False)
     vector: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    rows: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
 
 
 class Ranking(NamedTuple):

@@ -1,8 +1,10 @@
 """From a question to ranked records: the one search path of the command line, the page and the evaluations."""
 
+import os
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,32 +15,24 @@ from encoders.device import choose_device
 from encoders.errors import MedretError
 from index.planner import SearchPlan, exact_plan
 from retrieval.answers import Answer, Hit, Query, Ranking
+from retrieval.candidates import Candidates
 from retrieval.encoding import encode_films, encode_labels, encode_texts
-from retrieval.filters import EVERYTHING, Selection
+from retrieval.question import Question, read_questions
+from retrieval.search import Search, first_depth, wanted_depth
 from retrieval.shelf import Shelf
+from retrieval.terms import Term
 
 if TYPE_CHECKING:
     from encoders.dual import DualEncoder
     from index.folder import OpenedIndex
     from index.gpu import Gpu
+    from index.score_scale import ScoreScale
     from index.shards import ShardTable
     from index.vector_index import VectorIndex
 
-_MASKS_KEPT = 16  # selections, a byte a row each
+AT_ONCE = 64  # queries
 
-__all__ = ["Answer", "Hit", "Query", "Ranking", "SearchEngine"]
-
-
-@dataclass(slots=True)
-class _Asked:
-    """A query as the index sees it."""
-
-    vector: NDArray[np.float32]  # (1, D)
-    kind: str  # "image" or "text"
-    record: Mapping[str, Any] | None = None  # the record of the corpus that asks
-    home: str | None = None  # the modality of that record
-    row: int = -1  # its row there
-    notes: list[str] = field(default_factory=list)
+__all__ = ["Answer", "Hit", "Query", "Ranking", "SearchEngine", "Term"]
 
 
 class SearchEngine:
@@ -51,13 +45,12 @@ class SearchEngine:
         self.opened = opened
         self.encoder_folder = encoder_folder
         self.device = device
-        self._shelf = Shelf(opened.shards)
+        self.shelf = Shelf(opened.shards)
         self._encoder: DualEncoder | None = None
         self._loading = threading.Lock()
         self._gpu = None if search_device is None else _open_gpu(search_device)
         self._on_gpu: dict[tuple[str, str], VectorIndex] = {}
-        self._masks: dict[tuple[str, Selection], NDArray[np.bool_]] = {}
-        self._masking = threading.Lock()
+        self._candidates = Candidates(lambda texts, vector: self.encode_texts(texts, vector))
 
     @classmethod
     def load(
@@ -116,35 +109,95 @@ class SearchEngine:
         """Return the (R, D) float32 vectors of rows of the index; MedretError where it has no such vectors."""
         return self.table(modality).vectors(vector, rows)
 
-    def search(self, query: Query) -> Answer:
+    def search(self, query: Query | str, **options: Any) -> Answer:
         """Answer one query.
 
+        Args:
+            query: What to ask; a text is short for Query(text=...).
+            options: Beside a text, the other fields of `Query`: search("edema", find="reports", k=5).
+
         Raises:
-            MedretError: If the text is blank, the label has no learned prompt, the image cannot be read, the record
-                is not in the index, or the index does not hold what is to be found.
+            MedretError: If a text is blank, a label has no learned prompt, an image cannot be read, a record is not in the index,
+                the terms cancel each other, or the index does not hold what is to be found.
         """
-        asked = self._ask(query)
-        if query.vector == "features" and (asked.kind == "image") != (query.find == "images"):
-            raise MedretError(
-                f"{asked.kind} query for {query.find}: 'features' vectors of images and texts cannot be compared; use the joint ones"
-            )
+        if isinstance(query, str):
+            query = Query(text=query, **options)
+        elif options:
+            raise TypeError(f"search() takes {', '.join(options)} beside a text only; a Query has them as fields")
+        (answer,) = self._answer([query])
+        return answer
+
+    def search_all(self, queries: Iterable[Query]) -> Iterator[Answer]:
+        """Answer many queries in their order, as `search` does: texts and films are encoded, and rows compared, 64 at a time.
+
+        Raises:
+            MedretError: As `search`; answers to the 64 queries around are not given.
+        """
+        waiting = iter(queries)
+        while batch := list(islice(waiting, AT_ONCE)):
+            yield from self._answer(batch)
+
+    def _answer(self, queries: Sequence[Query]) -> list[Answer]:
+        searches = [self._begin(question) for question in read_questions(self, queries)]
+        while pending := [search for search in searches if not search.done]:
+            alike: dict[object, list[Search]] = {}
+            for search in pending:
+                query = search.question.query
+                alike.setdefault((query.find, query.vector, id(search.allowed), search.depth, search.plan), []).append(search)
+            for group in alike.values():
+                self._rank_alike(group)
+        return [self._finish(search) for search in searches]
+
+    def _begin(self, question: Question) -> Search:
+        query = question.query
         if query.find not in self.modalities and query.find == "images":
             raise MedretError(f"the index holds no images, only {', '.join(self.modalities)}. Ask for those: --find {self.modalities[0]}")
         table = self.table(query.find)
-        allowed = self._allowed(query.selection, table)
-        left_out = self._left_out(query, asked)
+        allowed, absent = self._candidates.of(query, table)
+        question.notes.extend(absent)
+        left_out = question.left_out(table)
+        depth = first_depth(question, table.rows)
+        return Search(question=question, table=table, allowed=allowed, left_out=left_out, depth=depth, plan=self._plan(question, allowed))
+
+    def _plan(self, question: Question, allowed: NDArray[np.bool_] | None) -> SearchPlan:
+        query = question.query
+        searched = self._index(query.find, query.vector)
         allowed_rows = None if allowed is None else int(np.count_nonzero(allowed))
-        plan = self._index(query.find, query.vector).plan(query.k, asker=asked.kind, allowed_rows=allowed_rows)
-        most = min(query.k, table.rows)  # whoever asks for a billion answers gets all there are
-        ranking = self.rank(asked.vector, query.find, most, query.vector, allowed=allowed, exclude=[left_out], plan=plan)
-        found = int(np.count_nonzero(ranking.rows[0] >= 0))
-        if found < query.k:
-            where = "the index" if query.splits is None else f"split {', '.join(query.splits)}"
-            where += "" if query.views is None or query.find != "images" else f" in view {', '.join(query.views)}"
-            where += "" if not query.only else f" with {' and '.join(map(str, query.only))}"
-            asked.notes.append(f"{found} answers instead of {query.k}: {where} holds {plan.allowed_rows} {query.find}")
-        hits = self._shelf.hits(query.find, ranking.rows[0, :found], ranking.scores[0, :found])
-        return Answer(query=query, hits=hits, plan=plan, notes=tuple(asked.notes))
+        plan = searched.plan(wanted_depth(query), asker=question.asker, allowed_rows=allowed_rows)
+        if not question.composed:
+            return plan
+        return exact_plan(plan.kind, plan.rows, plan.allowed_rows, "no certificate speaks for a query that is composed")
+
+    def _rank_alike(self, searches: Sequence[Search]) -> None:
+        one, query = searches[0], searches[0].question.query
+        vectors = np.concatenate([search.question.vector for search in searches])
+        own = [search.left_out for search in searches]
+        plan = one.plan if one.depth <= wanted_depth(query) else exact_plan(one.plan.kind, one.plan.rows, one.plan.allowed_rows)
+        ranking = self.rank(vectors, query.find, one.depth, query.vector, allowed=one.allowed, exclude=own, plan=plan)
+        for search, rows, scores in zip(searches, ranking.rows, ranking.scores, strict=True):
+            search.plan = plan
+            search.take(rows, scores)
+
+    def _finish(self, search: Search) -> Answer:
+        question, query = search.question, search.question.query
+        rows, scores = search.rows[query.offset :], search.scores[query.offset :]
+        if shortage := search.shortage():
+            question.notes.append(shortage)
+        scale = None if question.composed else self.scale(query.find, query.vector, question.asker)
+        percentiles = None if scale is None else scale.percentile(scores)
+        return Answer(
+            query=query,
+            hits=self.shelf.hits(query.find, rows, scores, percentiles, query.offset + 1),
+            plan=search.plan,
+            notes=tuple(question.notes),
+            asked=question.terms,
+            vector=question.vector[0],
+            rows=rows,
+        )
+
+    def scale(self, find: str, vector: str, asker: str) -> "ScoreScale | None":
+        """Return how the scores of random pairs of an "image" or "text" and what is searched spread; None where not measured."""
+        return self.opened.index(find, vector).scale(asker)
 
     def rank(
         self,
@@ -214,25 +267,31 @@ class SearchEngine:
         Raises:
             MedretError: If the file is no readable greyscale film.
         """
-        square = self.encoder.config.preprocessing.read_square(Path(path))
-        return encode_films(self.encoder, square[None], vector)
+        return self.encode_images([path], vector)
+
+    def encode_images(self, paths: Sequence[Path], vector: str = "joint") -> NDArray[np.float32]:
+        """Encode films, at least one, into (len(paths), D) float32 unit vectors, by the path that the corpus took.
+
+        Raises:
+            MedretError: If a file is no readable greyscale film.
+        """
+        read = self.encoder.config.preprocessing.read_square
+        with ThreadPoolExecutor(min(len(paths), os.cpu_count() or 1)) as pool:
+            squares = np.stack(list(pool.map(read, map(Path, paths))))
+        return encode_films(self.encoder, squares, vector)
+
+    def cut_texts(self, texts: Sequence[str]) -> list[bool]:
+        """Return for each text whether it is longer than the encoder reads."""
+        return self.encoder.is_cut(texts)
+
+    @property
+    def max_tokens(self) -> int:
+        """How much of a text the encoder reads."""
+        return self.encoder.config.max_tokens
 
     def image_path(self, id: str) -> Path | None:
         """Return the file of an image of the index, where it is known, also where hits do not name it."""
-        return self._shelf.image_path(id)
-
-    def _allowed(self, selection: Selection, table: "ShardTable") -> NDArray[np.bool_] | None:
-        """The rows that may answer, kept for the next query with the same selection; None for all that are not removed."""
-        if selection == EVERYTHING:
-            return None
-        key = (table.modality, selection)
-        with self._masking:
-            if key not in self._masks:
-                mask = selection.rows(table)
-                if len(self._masks) >= _MASKS_KEPT:
-                    del self._masks[next(iter(self._masks))]
-                self._masks[key] = mask
-            return self._masks[key]
+        return self.shelf.image_path(id)
 
     def _index(self, modality: str, vector: str) -> "VectorIndex":
         found = self.opened.index(modality, vector)
@@ -244,60 +303,6 @@ class SearchEngine:
             if (modality, vector) not in self._on_gpu:
                 self._on_gpu[modality, vector] = move_to_gpu(found, self._gpu)
             return self._on_gpu[modality, vector]
-
-    def _ask(self, query: Query) -> _Asked:
-        if query.id is not None:
-            return self._ask_record(query.id, query.vector)
-        if query.image is not None:
-            return self._ask_image(query.image, query.vector)
-        if query.label is not None:
-            return _Asked(self.encode_labels([query.label], query.vector), "text")
-        assert query.text is not None
-        asked = _Asked(self.encode_texts([query.text], query.vector), "text")
-        if self.encoder.count_cut([query.text]):
-            asked.notes.append(f"the text is longer than the encoder reads ({self.encoder.config.max_tokens} tokens): its end was cut")
-        return asked
-
-    def _ask_record(self, id: str, vector: str) -> _Asked:
-        for modality in self.modalities:
-            table = self.table(modality)
-            row = table.find(id)
-            if row is not None:
-                kind = "image" if modality == "images" else "text"
-                rows = np.array([row], dtype=np.int64)
-                stored = self.stored_vectors(modality, rows, vector)
-                return _Asked(stored, kind, table.records(rows)[0], modality, row)
-        raise MedretError(f"{id}: no such record in this index ({', '.join(self.modalities)}); give an id as the hits print it")
-
-    def _ask_image(self, path: Path, vector: str) -> _Asked:
-        asked = _Asked(self.encode_image(path, vector), "image")
-        row = self._shelf.row_of_file(path) if "images" in self.modalities else None
-        if row is not None:
-            rows = np.array([row], dtype=np.int64)
-            asked.home, asked.row, asked.record = "images", row, self.table("images").records(rows)[0]
-        elif not self._shelf.knows_files:
-            asked.notes.append("pseudonymised index without private/paths.csv: if this film is in it, its patient is not left out")
-        return asked
-
-    def _left_out(self, query: Query, asked: _Asked) -> NDArray[np.int64]:
-        """The rows that must not answer: the record that asks, and its patient's; says so in the notes."""
-        own = np.array([asked.row] if asked.home == query.find else [], dtype=np.int64)
-        if asked.record is None:
-            if query.exclude_same_patient:
-                raise MedretError(
-                    f"this {asked.kind} is no record of the index, so its patient is not known; ask without --exclude-same-patient"
-                )
-            return own
-        if query.exclude_same_patient is False:
-            return own
-        column = "patient_id" if asked.record["patient_id"] is not None else "study_id"
-        word = column.removesuffix("_id")
-        if asked.record[column] is None:
-            asked.notes.append("the record names no patient and no study, so only itself is left out")
-            return own
-        mates = self.table(query.find).rows_of(column, [asked.record[column]])
-        asked.notes.append(f"left out as of the query's own {word}: {len(mates)} {query.find}")
-        return np.union1d(own, mates)
 
 
 def _open_gpu(device: str) -> "Gpu":

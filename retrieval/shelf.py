@@ -26,13 +26,23 @@ class Shelf:
         self._shards = shards
         self._pseudonymised = shards.manifest.pseudonymised
 
-    def hits(self, modality: str, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> tuple[Hit, ...]:
-        """Return the hits for (R,) rows with their scores, in this order."""
+    def hits(
+        self,
+        modality: str,
+        rows: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        percentiles: NDArray[np.float64] | None = None,
+        first: int = 1,
+    ) -> tuple[Hit, ...]:
+        """Return the hits for (R,) rows with their scores and percentiles, in this order; the first has rank `first`."""
         records = self._shards.table(modality).records(rows)
         texts = self._report_texts(records) if modality == "images" else [record["text"] for record in records]
         return tuple(
-            self._hit(rank, float(score), record, text)
-            for rank, (score, record, text) in enumerate(zip(scores, records, texts, strict=True), start=1)
+            self._hit(rank, score, percentile, record, text)
+            for rank, (score, percentile, record, text) in enumerate(
+                zip(scores.tolist(), [None] * len(rows) if percentiles is None else percentiles.tolist(), records, texts, strict=True),
+                start=first,
+            )
         )
 
     def image_path(self, id: str) -> Path | None:
@@ -62,7 +72,7 @@ class Shelf:
                 return int(row)
         return None
 
-    def _hit(self, rank: int, score: float, record: Mapping[str, Any], text: str | None) -> Hit:
+    def _hit(self, rank: int, score: float, percentile: float | None, record: Mapping[str, Any], text: str | None) -> Hit:
         file = self._file(record) if record["modality"] == "images" else None
         return Hit(
             rank=rank,
@@ -76,6 +86,7 @@ class Shelf:
             text=text,
             path=None if self._pseudonymised else file,
             image_path=file,
+            percentile=percentile,
         )
 
     def _report_texts(self, records: Sequence[Mapping[str, Any]]) -> list[str | None]:
