@@ -20,7 +20,7 @@ from retrieval.benchmarks import (
     published_task,
 )
 from retrieval.engine import SearchEngine
-from retrieval.filters import Condition, Selection
+from retrieval.filters import Condition, Selection, parse_where
 from retrieval.matches import PairRanks, rank_pairs
 from retrieval.metrics import (
     Denominator,
@@ -81,6 +81,7 @@ def evaluate_label_precision(
     splits: Sequence[str] | None = None,
     views: Sequence[str] | None = None,
     only: Sequence[Condition] = (),
+    where: str | None = None,
     findings: Sequence[str] | None = None,
     uncertain: UncertainPolicy = "negative",
     image_vector: str = "joint",
@@ -100,6 +101,7 @@ def evaluate_label_precision(
         splits: Only records of these splits ask and are candidates; all by default.
         views: Only images of these views ask and are candidates; all by default.
         only: Only records that meet these conditions ask and are candidates.
+        where: Only records that meet this expression (`parse_where`) ask and are candidates.
         findings: Those to ask for; all that the index has labels for by default.
         uncertain: What an uncertain label of a candidate counts as: "negative", "positive", or "ignore".
         image_vector: What image-image compares; the other directions always compare joint vectors.
@@ -115,7 +117,7 @@ def evaluate_label_precision(
     """
     if directions is None:
         directions = [name for name in LABEL_DIRECTIONS if name != "image-report" or "reports" in engine.modalities]
-    selection = read_selection(splits, views, only)
+    selection = read_selection(splits, views, only, where)
     results = {}
     for direction in directions:
         task = label_task(
@@ -129,7 +131,12 @@ def evaluate_label_precision(
             seed=seed,
             prompts=prompts,
         )
-        protocol = {**say_selection(selection), "relevance": "positive for the query's finding", "uncertain": uncertain, "average": "findings"}
+        protocol = {
+            **say_selection(selection),
+            "relevance": "positive for the query's finding",
+            "uncertain": uncertain,
+            "average": "findings",
+        }
         protocol |= {"prompts": "built-in" if prompts is None else "given"} if direction == "text-image" else {}
         protocol |= {"max_queries": max_queries, "seed": seed} if direction != "text-image" else {}
         results[direction] = score_labels(engine, task, ks, by, exclude_same_patient, denominator, protocol)
@@ -144,6 +151,7 @@ def evaluate_report_recall(
     splits: Sequence[str] | None = None,
     views: Sequence[str] | None = None,
     only: Sequence[Condition] = (),
+    where: str | None = None,
     by: By = "image",
 ) -> EvaluationResult:
     """Score how high each image ranks its own report, and each report its own images.
@@ -157,12 +165,13 @@ def evaluate_report_recall(
         splits: Only records of these splits; all by default.
         views: Only images of these views; all by default.
         only: Only records that meet these conditions.
+        where: Only records that meet this expression (`parse_where`).
         by: "image", or "study": each study is one query and one candidate, scored by its best image.
 
     Raises:
         MedretError: If no selected image has a report.
     """
-    selection = read_selection(splits, views, only)
+    selection = read_selection(splits, views, only, where)
     task = pair_task(engine, selection)
     results = {direction: score_pairs(engine, task, direction, ks, by, say_selection(selection)) for direction in directions}
     return EvaluationResult(benchmark="report-recall", directions=results)
@@ -175,13 +184,19 @@ BENCHMARKS: Mapping[str, tuple[Callable[..., EvaluationResult], tuple[str, ...]]
 }
 
 
-def read_selection(splits: Sequence[str] | None, views: Sequence[str] | None, only: Sequence[Condition]) -> Selection:
-    return Selection(splits=None if splits is None else tuple(splits), views=None if views is None else tuple(views), only=tuple(only))
+def read_selection(
+    splits: Sequence[str] | None, views: Sequence[str] | None, only: Sequence[Condition], where: str | None = None
+) -> Selection:
+    """Return the selection that options of an evaluation stand for; MedretError where the expression is malformed."""
+    named = {"splits": None if splits is None else tuple(splits), "views": None if views is None else tuple(views)}
+    return Selection(**named, only=tuple(only), where=None if where is None else parse_where(where))
 
 
 def say_selection(selection: Selection) -> dict[str, Any]:
+    """Return what a protocol says of a selection; the texts can be read again."""
     chosen = {name: list(values) if values else "all" for name, values in (("splits", selection.splits), ("views", selection.views))}
-    return chosen | ({"only": [str(condition) for condition in selection.only]} if selection.only else {})
+    only = {"only": [str(condition) for condition in selection.only]} if selection.only else {}
+    return chosen | only | ({} if selection.where is None else {"where": str(selection.where)})
 
 
 def score_labels(

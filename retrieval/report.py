@@ -18,7 +18,7 @@ from encoders.pixels import read_image
 from index.corpora.prompts import prompts_for
 from index.corpora.record import LabelState
 from retrieval.engine import Answer, Hit, Query, SearchEngine
-from retrieval.filters import Selection, parse_condition
+from retrieval.filters import parse_condition
 from retrieval.tables import answer_notes, figure, plain_value
 
 THUMBNAIL = 420  # pixels on the longer side: sharp at the 210 CSS pixels the page shows
@@ -69,13 +69,14 @@ def _examples(engine: SearchEngine, protocol: Mapping[str, Any], findings: Seque
     asking, found = protocol["direction"].split("-")
     splits, views = (None if protocol.get(name, "all") == "all" else tuple(protocol[name]) for name in ("splits", "views"))
     only = tuple(parse_condition(text) for text in protocol.get("only", ()))
-    ask = partial(Query, find=f"{found}s", vector=protocol["vector"], k=EXAMPLES, splits=splits, views=views, only=only)
+    where = protocol.get("where")
+    ask = partial(Query, find=f"{found}s", vector=protocol["vector"], k=EXAMPLES, splits=splits, views=views, only=only, where=where)
     if asking == "text":
         for finding in findings:
             yield _Shown(answer=engine.search(ask(text=prompts_for(finding)[0])), finding=finding)
         return
     table = engine.table("images")
-    allowed = Selection(splits=splits, views=views, only=only).rows(table)
+    allowed = ask(text="").selection.rows(table)
     for finding in [name for name in table.findings if name in findings and name != "No Finding"][:at_most]:
         positive = np.flatnonzero(allowed & (table.labels([finding])[:, 0] == LabelState.POSITIVE))
         if len(positive):

@@ -14,7 +14,7 @@ import typer
 from encoders.device import choose_device
 from encoders.errors import MedretError
 from retrieval.commands.encoding import encode_with_notes
-from retrieval.commands.options import INDEX, Device, Index, Only, Splits, Vector, Views, WithIds, parse_conditions
+from retrieval.commands.options import INDEX, Device, Index, Only, Splits, Vector, Views, Where, WithIds, parse_conditions
 
 if TYPE_CHECKING:
     from retrieval.engine import SearchEngine
@@ -32,6 +32,7 @@ def evaluate(
     split: Splits = None,
     view: Views = None,
     only: Only = None,
+    where: Where = None,
     k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Cut-offs; repeatable.")] = None,
     by: Annotated[
         Literal["image", "study"] | None, typer.Option(help="Candidates: images (when not given), or each study by its best image.")
@@ -61,7 +62,7 @@ def evaluate(
         raise typer.BadParameter("chexpert-8x200 needs the folder of its lists: medret evaluate chexpert-8x200 LISTS; the others take none")
     given: dict[str, Any] = {"directions": direction, "ks": k, "splits": split, "views": view, "by": by, "uncertain": uncertain}
     given |= {"exclude_same_patient": exclude_same_patient, "max_queries": max_queries, "seed": seed, "image_vector": image_vector}
-    given["only"] = parse_conditions(only)
+    given |= {"only": parse_conditions(only), "where": where}
     measure = _measure(benchmark, lists, given)
     _check_places(json_out, html_out)
     with _listed_index(lists, image_root, encoder, device) as listed:

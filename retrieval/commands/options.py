@@ -37,6 +37,13 @@ Only = Annotated[
         "all where repeated.",
     ),
 ]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EXPRESSION",
+        help="Only records of which it holds, e.g. 'view in (PA, AP) and age >= 65 and not pleural_effusion == positive'.",
+    ),
+]
 Vectors = Annotated[str, typer.Option(help="joint, features (the encoder's output before projection), or joint,features.")]
 Units = Annotated[str, typer.Option("--text-unit", help="report, sentence, or report,sentence.")]
 KeyFile = Annotated[Path | None, typer.Option(help="Replace patient, study and file ids by hashes keyed with this file.")]
