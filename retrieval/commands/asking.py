@@ -8,7 +8,20 @@ import typer
 
 from encoders.device import choose_device
 from retrieval.commands.notes import note
-from retrieval.commands.options import INDEX, Device, Format, Index, Only, SameEncoder, Splits, Vector, Views, WithIds, parse_conditions
+from retrieval.commands.options import (
+    INDEX,
+    Device,
+    Format,
+    Index,
+    Only,
+    SameEncoder,
+    Splits,
+    Vector,
+    Views,
+    Where,
+    WithIds,
+    parse_conditions,
+)
 
 if TYPE_CHECKING:
     from retrieval.engine import Answer, SearchEngine
@@ -25,6 +38,7 @@ def query(
     split: Splits = None,
     view: Views = None,
     only: Only = None,
+    where: Where = None,
     exclude_same_patient: Annotated[
         bool | None,
         typer.Option("--exclude-same-patient/--include-same-patient", help="On where the query is a record of the corpus."),
@@ -53,6 +67,7 @@ def query(
         splits=tuple(split) if split else None,
         views=tuple(view) if view else None,
         only=parse_conditions(only),
+        where=where,
         exclude_same_patient=exclude_same_patient,
         vector=vector,
     )
