@@ -1,0 +1,239 @@
+"""Runs and relevance judgements in the text format of TREC, which trec_eval and its kin read and write.
+
+A run has a line `query Q0 document rank score tag` for each answer, judgements a line `query 0 document grade`. Grades from 1 are
+relevant, 0 and what is not named are not, and a grade below 0 strikes the document from the query's answers before anything is
+counted: the query's own patient, or a label that nobody looked for. Ids hold no blank: `token` says how one is written.
+
+Source: github.com/usnistgov/trec_eval.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.atomic import whole_file
+from encoders.errors import MedretError
+
+RUN_FIELDS = "query Q0 document rank score tag"
+QRELS_FIELDS = "query 0 document grade"
+STRUCK = -1  # the grade of what a query must not find
+
+Rows = NDArray[np.int64]
+
+
+def token(id: str) -> str:
+    """Write an id as one word: % and blanks as %25, %20 ...; other ids stay as they are."""
+    return "".join(f"%{ord(sign):02X}" if sign == "%" or sign.isspace() else sign for sign in id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The answers of a system.
+
+    Attributes:
+        name: The file it was read from, for messages.
+        queries: The Q query ids, in order of appearance.
+        documents: The N document ids, ascending.
+        ranked: (Q, R) int64 places in `documents` by (score descending, id ascending); -1 where a query has fewer answers.
+    """
+
+    name: str
+    queries: tuple[str, ...]
+    documents: tuple[str, ...]
+    ranked: Rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Qrels:
+    """What answers which query.
+
+    Attributes:
+        name: The file it was read from, for messages.
+        queries: The Q query ids, in order of appearance.
+        documents: The N document ids, ascending.
+        keys: (J,) int64 `query * N + document` of each judgement, ascending.
+        grades: (J,) int64.
+    """
+
+    name: str
+    queries: tuple[str, ...]
+    documents: tuple[str, ...]
+    keys: Rows
+    grades: Rows
+
+    @property
+    def relevant(self) -> Rows:
+        """(Q,) int64, the relevant documents of each query."""
+        return np.bincount(self.keys[self.grades > 0] // len(self.documents), minlength=len(self.queries)).astype(np.int64)
+
+
+class JudgedRun(NamedTuple):
+    """A run against the Q queries of some judgements, in their order."""
+
+    ranked: Rows  # (Q, R) places in the run's documents, without those struck; -1 where there are fewer
+    relevance: NDArray[np.bool_]  # (Q, R)
+
+
+def write_run(
+    path: Path, queries: Sequence[str], documents: Iterable[Sequence[str]], scores: NDArray[np.float32], tag: str = "medret"
+) -> None:
+    """Write ranked answers whole or not at all.
+
+    Tools order equal scores in their own way (trec_eval: by document id, descending), so an answer that ties with the one above it
+    is written one float32 step lower: whoever sorts by the scores then reads the order that was measured.
+
+    Args:
+        path: The file.
+        queries: Q distinct query ids.
+        documents: For each query its document ids in the order of rank, at most R.
+        scores: (Q, R) float32 in the order of rank; what stands beyond a query's documents is not read.
+        tag: Names the system, in one word.
+    """
+    apart = scores.copy()
+    for rank in range(1, apart.shape[1]):
+        apart[:, rank] = np.fmin(apart[:, rank], np.nextafter(apart[:, rank - 1], np.float32(-np.inf)))
+    with whole_file(path) as beside, beside.open("w", encoding="utf-8") as lines:
+        for query, names, values in zip(queries, documents, apart, strict=True):
+            asked = token(query)
+            ranked = enumerate(zip(names, values[: len(names)].tolist(), strict=True), 1)
+            lines.writelines(f"{asked} Q0 {token(name)} {rank} {value:.9g} {token(tag)}\n" for rank, (name, value) in ranked)
+
+
+def write_qrels(path: Path, queries: Sequence[str], judged: Iterable[Iterable[tuple[str, int]]]) -> None:
+    """Write, for each of the query ids, its (document, grade) pairs, whole or not at all."""
+    with whole_file(path) as beside, beside.open("w", encoding="utf-8") as lines:
+        for query, pairs in zip(queries, judged, strict=True):
+            asked = token(query)
+            lines.writelines(f"{asked} 0 {token(document)} {grade}\n" for document, grade in pairs)
+
+
+def read_run(path: Path) -> Run:
+    """Read a run; the rank column is not trusted, as everywhere: the scores rank.
+
+    Raises:
+        MedretError: If it is no run, a score is no finite number, or a query has a document twice.
+    """
+    queries, documents, scores = [], [], []
+    for number, (query, _, document, _, score, _) in _lines(path, RUN_FIELDS):
+        queries.append(query)
+        documents.append(document)
+        scores.append(_number(path, number, "score", score))
+    asked, query_of = _numbered(queries)
+    names, document_of = _ascending(documents)
+    _refuse_twice(path, query_of * len(names) + document_of, asked, names)
+    order = np.lexsort((document_of, -np.array(scores), query_of))
+    lengths = np.bincount(query_of)
+    ranked = np.full((len(asked), int(lengths.max())), -1, dtype=np.int64)
+    ranked[np.arange(ranked.shape[1]) < lengths[:, None]] = document_of[order]  # row by row: as `order` runs
+    return Run(name=str(path), queries=asked, documents=names, ranked=ranked)
+
+
+def read_qrels(path: Path) -> Qrels:
+    """Read judgements.
+
+    Raises:
+        MedretError: If they are none, a grade is no whole number, or a document is judged twice for a query.
+    """
+    queries, documents, grades = [], [], []
+    for number, (query, _, document, grade) in _lines(path, QRELS_FIELDS):
+        queries.append(query)
+        documents.append(document)
+        value = _number(path, number, "grade", grade)
+        if not value.is_integer():
+            raise MedretError(f"{path}, line {number}: the grade is {grade}, expected a whole number")
+        grades.append(int(value))
+    asked, query_of = _numbered(queries)
+    names, document_of = _ascending(documents)
+    keys = query_of * len(names) + document_of
+    _refuse_twice(path, keys, asked, names)
+    order = np.argsort(keys)
+    return Qrels(name=str(path), queries=asked, documents=names, keys=keys[order], grades=np.array(grades, dtype=np.int64)[order])
+
+
+def judge_run(run: Run, qrels: Qrels) -> JudgedRun:
+    """Say of each answer of a run whether it is relevant, after striking what its query must not find.
+
+    A query that the run does not answer has no answers; it is kept, so that silence is no advantage.
+
+    Raises:
+        MedretError: If the run answers a query that is not judged, or names no document that is.
+    """
+    known = {query: place for place, query in enumerate(qrels.queries)}
+    if strange := [query for query in run.queries if query not in known]:
+        raise MedretError(
+            f"{run.name}: {len(strange)} of its {len(run.queries)} queries are not in {qrels.name}, the first is {strange[0]}; "
+            "expected the judgements of the same queries"
+        )
+    places = {document: place for place, document in enumerate(qrels.documents)}
+    judged_place = np.array([places.get(document, -1) for document in run.documents] + [-1], dtype=np.int64)  # the last: of place -1
+    if (judged_place < 0).all():
+        raise MedretError(
+            f"{run.name}: none of its {len(run.documents)} documents is in {qrels.name}; expected ids as the judgements have them"
+        )
+    ranked = np.full((len(qrels.queries), run.ranked.shape[1]), -1, dtype=np.int64)
+    ranked[[known[query] for query in run.queries]] = run.ranked
+    grades = _grades(judged_place[ranked], qrels)
+    keep = np.argsort((grades < 0) | (ranked < 0), axis=1, kind="stable")  # what stays first, in its order
+    left = np.where(grades < 0, -1, ranked)
+    return JudgedRun(np.take_along_axis(left, keep, axis=1), np.take_along_axis(grades > 0, keep, axis=1))
+
+
+def _grades(documents: Rows, qrels: Qrels) -> Rows:
+    """The grade of (Q, R) places in the judgements' documents; 0 where there is none."""
+    keys = np.arange(len(documents))[:, None] * len(qrels.documents) + documents
+    places = np.minimum(np.searchsorted(qrels.keys, keys), len(qrels.keys) - 1)
+    return np.where((qrels.keys[places] == keys) & (documents >= 0), qrels.grades[places], 0)
+
+
+def _lines(path: Path, fields: str) -> Iterator[tuple[int, list[str]]]:
+    """The words of each line that has any, with its number."""
+    expected = len(fields.split())
+    found = False
+    try:
+        with Path(path).open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                words = line.split()
+                if words and len(words) != expected:
+                    raise MedretError(f"{path}, line {number}: {len(words)} words, expected {expected}: {fields}")
+                if words:
+                    found = True
+                    yield number, words
+    except UnicodeDecodeError as error:
+        raise MedretError(f"{path}: is no text in UTF-8, expected lines of {fields}") from error
+    if not found:
+        raise MedretError(f"{path}: is empty, expected lines of {fields}")
+
+
+def _number(path: Path, line: int, what: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise MedretError(f"{path}, line {line}: the {what} is {text}, expected a number")
+    return value
+
+
+def _numbered(words: Sequence[str]) -> tuple[tuple[str, ...], Rows]:
+    """The distinct words in order of appearance, and the place of each word among them."""
+    places = {word: place for place, word in enumerate(dict.fromkeys(words))}
+    return tuple(places), np.fromiter((places[word] for word in words), dtype=np.int64, count=len(words))
+
+
+def _ascending(words: Sequence[str]) -> tuple[tuple[str, ...], Rows]:
+    """The distinct words, ascending, and the place of each word among them."""
+    distinct = tuple(sorted(set(words)))
+    places = {word: place for place, word in enumerate(distinct)}
+    return distinct, np.fromiter((places[word] for word in words), dtype=np.int64, count=len(words))
+
+
+def _refuse_twice(path: Path, keys: Rows, queries: Sequence[str], documents: Sequence[str]) -> None:
+    distinct, counts = np.unique(keys, return_counts=True)
+    if (twice := distinct[counts > 1]).size:
+        query, document = divmod(int(twice[0]), len(documents))
+        raise MedretError(f"{path}: query {queries[query]} has document {documents[document]} more than once, expected each at most once")
