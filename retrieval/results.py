@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A figure and what a random order would reach."""
+    """A figure, what a random order would reach, and the ends of its 95 % interval (NaN where none was computed)."""
 
     value: float
     chance: float
+    low: float = math.nan
+    high: float = math.nan
 
     def to_dict(self) -> dict[str, float | None]:
-        """Return the two; what is not a number becomes None, as JSON has no NaN."""
-        return {name: number if math.isfinite(number) else None for name, number in (("value", self.value), ("chance", self.chance))}
+        """Return value and chance, None for what is not a number, as JSON has no NaN; and the interval where there is one."""
+        both = {name: number if math.isfinite(number) else None for name, number in (("value", self.value), ("chance", self.chance))}
+        return both | ({"low": self.low, "high": self.high} if math.isfinite(self.low) else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
