@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.atomic import whole_file, whole_folder
+from encoders.export import TextExport, try_export
 from index.index_manifest import Certificate, IndexEntry, IndexManifest, StoredFile
 from index.kinds import find_kind
 from index.publish import check_stored, generation_folder, store_file
@@ -99,13 +100,20 @@ def load_entry(folder: Path, entry: IndexEntry, shards: Shards) -> FirstStage | 
 def measure_entries(
     folder: Path, manifest: IndexManifest, shards: Shards, encoder_folder: Path, progress: Progress | None = None
 ) -> IndexManifest:
-    """Return the manifest of a written generation with what is measured: how scores spread, and what approximate indexes find."""
+    """Return the manifest of a written generation with what is measured: how scores spread, what approximate indexes find, and
+    whether its texts can be encoded without torch."""
     entries: list[IndexEntry] = []
     for entry in manifest.indexes:
         entries.append(_measure(folder, entry, shards, encoder_folder, manifest.recall))
         if progress is not None:
             progress("measurements", len(entries), len(manifest.indexes))
-    return replace(manifest, indexes=tuple(entries))
+    return replace(manifest, indexes=tuple(entries), text_encoder=manifest.text_encoder or _try_texts(encoder_folder))
+
+
+def _try_texts(encoder_folder: Path) -> TextExport:
+    from encoders.checkpoint import load_checkpoint
+
+    return try_export(load_checkpoint(encoder_folder), encoder_folder)
 
 
 def _measure(folder: Path, entry: IndexEntry, shards: Shards, encoder_folder: Path, target: float) -> IndexEntry:

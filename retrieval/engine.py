@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from encoders.device import choose_device
 from encoders.errors import MedretError
 from index.planner import SearchPlan, exact_plan
+from retrieval.answering import answer_queries
 from retrieval.answers import Answer, Hit, Query, Ranking
 from retrieval.candidates import Candidates
-from retrieval.encoding import encode_films, encode_labels, encode_texts
-from retrieval.question import Question, read_questions
-from retrieval.search import Search, first_depth, wanted_depth
+from retrieval.encoding import encode_films, encode_labels
+from retrieval.query_texts import QueryTexts
 from retrieval.shelf import Shelf
 from retrieval.terms import Term
 
@@ -46,11 +46,12 @@ class SearchEngine:
         self.encoder_folder = encoder_folder
         self.device = device
         self.shelf = Shelf(opened.shards)
+        self.texts = QueryTexts(opened, lambda: self.encoder)
         self._encoder: DualEncoder | None = None
         self._loading = threading.Lock()
         self._gpu = None if search_device is None else _open_gpu(search_device)
         self._on_gpu: dict[tuple[str, str], VectorIndex] = {}
-        self._candidates = Candidates(lambda texts, vector: self.encode_texts(texts, vector))
+        self.candidates = Candidates(lambda texts, vector: self.encode_texts(texts, vector))
 
     @classmethod
     def load(
@@ -124,7 +125,7 @@ class SearchEngine:
             query = Query(text=query, **options)
         elif options:
             raise TypeError(f"search() takes {', '.join(options)} beside a text only; a Query has them as fields")
-        (answer,) = self._answer([query])
+        (answer,) = answer_queries(self, [query])
         return answer
 
     def search_all(self, queries: Iterable[Query]) -> Iterator[Answer]:
@@ -135,65 +136,7 @@ class SearchEngine:
         """
         waiting = iter(queries)
         while batch := list(islice(waiting, AT_ONCE)):
-            yield from self._answer(batch)
-
-    def _answer(self, queries: Sequence[Query]) -> list[Answer]:
-        searches = [self._begin(question) for question in read_questions(self, queries)]
-        while pending := [search for search in searches if not search.done]:
-            alike: dict[object, list[Search]] = {}
-            for search in pending:
-                query = search.question.query
-                alike.setdefault((query.find, query.vector, id(search.allowed), search.depth, search.plan), []).append(search)
-            for group in alike.values():
-                self._rank_alike(group)
-        return [self._finish(search) for search in searches]
-
-    def _begin(self, question: Question) -> Search:
-        query = question.query
-        if query.find not in self.modalities and query.find == "images":
-            raise MedretError(f"the index holds no images, only {', '.join(self.modalities)}. Ask for those: --find {self.modalities[0]}")
-        table = self.table(query.find)
-        allowed, absent = self._candidates.of(query, table)
-        question.notes.extend(absent)
-        left_out = question.left_out(table)
-        depth = first_depth(question, table.rows)
-        return Search(question=question, table=table, allowed=allowed, left_out=left_out, depth=depth, plan=self._plan(question, allowed))
-
-    def _plan(self, question: Question, allowed: NDArray[np.bool_] | None) -> SearchPlan:
-        query = question.query
-        searched = self._index(query.find, query.vector)
-        allowed_rows = None if allowed is None else int(np.count_nonzero(allowed))
-        plan = searched.plan(wanted_depth(query), asker=question.asker, allowed_rows=allowed_rows)
-        if not question.composed:
-            return plan
-        return exact_plan(plan.kind, plan.rows, plan.allowed_rows, "no certificate speaks for a query that is composed")
-
-    def _rank_alike(self, searches: Sequence[Search]) -> None:
-        one, query = searches[0], searches[0].question.query
-        vectors = np.concatenate([search.question.vector for search in searches])
-        own = [search.left_out for search in searches]
-        plan = one.plan if one.depth <= wanted_depth(query) else exact_plan(one.plan.kind, one.plan.rows, one.plan.allowed_rows)
-        ranking = self.rank(vectors, query.find, one.depth, query.vector, allowed=one.allowed, exclude=own, plan=plan)
-        for search, rows, scores in zip(searches, ranking.rows, ranking.scores, strict=True):
-            search.plan = plan
-            search.take(rows, scores)
-
-    def _finish(self, search: Search) -> Answer:
-        question, query = search.question, search.question.query
-        rows, scores = search.rows[query.offset :], search.scores[query.offset :]
-        if shortage := search.shortage():
-            question.notes.append(shortage)
-        scale = None if question.composed else self.scale(query.find, query.vector, question.asker)
-        percentiles = None if scale is None else scale.percentile(scores)
-        return Answer(
-            query=query,
-            hits=self.shelf.hits(query.find, rows, scores, percentiles, query.offset + 1),
-            plan=search.plan,
-            notes=tuple(question.notes),
-            asked=question.terms,
-            vector=question.vector[0],
-            rows=rows,
-        )
+            yield from answer_queries(self, batch)
 
     def scale(self, find: str, vector: str, asker: str) -> "ScoreScale | None":
         """Return how the scores of random pairs of an "image" or "text" and what is searched spread; None where not measured."""
@@ -227,7 +170,7 @@ class SearchEngine:
         Raises:
             MedretError: If the index has no such vectors.
         """
-        searched = self._index(find, vector)
+        searched = self.index(find, vector)
         plan = plan or exact_plan(searched.kind.name, searched.rows)
         found = searched.search(vectors, k, allowed=allowed, excluded=exclude, plan=plan)
         rows = np.full((len(vectors), k), -1, dtype=np.int64)
@@ -246,7 +189,7 @@ class SearchEngine:
         folded = [" ".join(text.split()) for text in texts]
         if not all(folded):
             raise MedretError("the query text is empty; give a finding or a report in plain words")
-        return encode_texts(self.encoder, folded, vector, batch_size)
+        return self.texts.encode(folded, vector, batch_size)
 
     def encode_labels(self, names: Sequence[str], vector: str = "joint") -> NDArray[np.float32]:
         """Encode labels through the encoder's continuous prompts into (len(names), D) float32 unit vectors.
@@ -282,18 +225,19 @@ class SearchEngine:
 
     def cut_texts(self, texts: Sequence[str]) -> list[bool]:
         """Return for each text whether it is longer than the encoder reads."""
-        return self.encoder.is_cut(texts)
+        return self.texts.is_cut(texts)
 
     @property
     def max_tokens(self) -> int:
         """How much of a text the encoder reads."""
-        return self.encoder.config.max_tokens
+        return self.texts.max_tokens
 
     def image_path(self, id: str) -> Path | None:
         """Return the file of an image of the index, where it is known, also where hits do not name it."""
         return self.shelf.image_path(id)
 
-    def _index(self, modality: str, vector: str) -> "VectorIndex":
+    def index(self, modality: str, vector: str = "joint") -> "VectorIndex":
+        """Return what searches a modality by a vector, on the CPU or the GPU; MedretError where there is none."""
         found = self.opened.index(modality, vector)
         if self._gpu is None:
             return found

@@ -1,0 +1,83 @@
+"""The texts of queries into vectors: in NumPy where an index says that this agrees with torch and torch is not loaded, else by torch."""
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.publish import check_stored
+from retrieval.encoding import encode_texts
+
+if TYPE_CHECKING:
+    from encoders.dual import DualEncoder
+    from encoders.plain_text import PlainText
+    from index.folder import OpenedIndex
+
+MOST = 16  # texts at a time: loading torch takes as long as some thirty go through BERT-base in NumPy
+_REBUILD = "the index was built before its text encoder was tried without torch: medret compact --rebuild tries it"
+
+
+class QueryTexts:
+    """Encodes the texts that an index is asked. Several threads may ask.
+
+    Args:
+        opened: The index.
+        load: Returns its encoder, which takes seconds for the first time.
+
+    Attributes:
+        way: What encoded the last texts and why, one clause for people; empty before the first.
+    """
+
+    def __init__(self, opened: "OpenedIndex", load: Callable[[], "DualEncoder"]) -> None:
+        self.way = ""
+        self._opened, self._load = opened, load
+        self._plain: PlainText | None = None
+        self._opening = threading.Lock()
+
+    def encode(self, texts: Sequence[str], vector: str = "joint", batch_size: int = 64) -> NDArray[np.float32]:
+        """Encode N texts, at least one and none blank, into (N, D) float32 unit vectors, "joint" or "features"."""
+        plain = self._choose(len(texts))
+        if plain is None:
+            return encode_texts(self._load(), texts, vector, batch_size)
+        joint, features = plain.encode(texts)
+        return joint if vector == "joint" else features
+
+    def is_cut(self, texts: Sequence[str]) -> list[bool]:
+        """For each text whether it is longer than the encoder reads."""
+        return (self._choose(1) or self._load()).is_cut(texts)
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens the encoder reads."""
+        plain = self._choose(1)
+        return self._load().config.max_tokens if plain is None else plain.max_tokens
+
+    def _choose(self, count: int) -> "PlainText | None":
+        """The encoder in NumPy, where it is to be taken for so many texts; says in `way` what is taken."""
+        reason = self._against(count)
+        self.way = f"texts encoded by torch: {reason}" if reason else "texts encoded in NumPy, which agrees with torch"
+        if reason:
+            return None
+        with self._opening:
+            if self._plain is None:
+                from encoders.plain_text import PlainText
+
+                manifest = self._opened.manifest
+                for stored in manifest.encoder_files:
+                    check_stored(self._opened.folder, stored, advice="Copy it again from the encoder that the index was built with")
+                self._plain = PlainText(self._opened.encoder_folder)
+            return self._plain
+
+    def _against(self, count: int) -> str:
+        """Why torch encodes so many texts; empty where it need not."""
+        if "torch" in sys.modules:
+            return "it is loaded"
+        tried = self._opened.manifest.text_encoder
+        if tried is None:
+            return _REBUILD
+        if tried.way != "numpy":
+            return tried.reason
+        return f"{count} texts at once" if count > MOST else ""
