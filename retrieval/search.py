@@ -44,9 +44,9 @@ class Search:
         query = self.question.query
         found = int(np.count_nonzero(rows >= 0))
         rows, scores = rows[:found], scores[:found]
-        self.low = query.min_score is not None and bool((scores < query.min_score).any())
-        if self.low:
+        if query.min_score is not None:
             kept = scores >= query.min_score
+            self.low = not kept.all()
             rows, scores = rows[kept], scores[kept]
         exhausted = self.low or found < self.depth or self.depth >= self.table.rows
         if query.collapse is not None:
@@ -77,9 +77,9 @@ def wanted_depth(query: Query) -> int:
     return (query.offset + query.k) * (1 if query.collapse is None else _DEEPER)
 
 
-def first_depth(question: Question, rows: int) -> int:
+def first_depth(query: Query, rows: int) -> int:
     """Return how many of the rows of a table to rank at first: whoever asks for a billion answers gets all there are."""
-    return min(wanted_depth(question.query), rows)
+    return min(wanted_depth(query), rows)
 
 
 def kept_places(by: str, table: ShardTable, rows: NDArray[np.int64], vector: str = "joint") -> NDArray[np.int64]:
@@ -111,7 +111,8 @@ def kept_places(by: str, table: ShardTable, rows: NDArray[np.int64], vector: str
 def _distinct_places(table: ShardTable, rows: NDArray[np.int64], vector: str) -> NDArray[np.int64]:
     vectors = table.vectors(vector, rows)
     texts = [None] * len(rows) if table.modality == "images" else table.values("text", rows)
-    kept, seen = [], set()
+    kept: list[int] = []
+    seen: set[str | None] = set()
     held = np.empty_like(vectors)
     for place, text in enumerate(texts):
         folded = None if text is None else " ".join(text.split()).casefold()

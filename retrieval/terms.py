@@ -1,6 +1,6 @@
 """What a query is made of: texts, labels, films and records, each with a weight."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import isfinite
 from pathlib import Path
@@ -111,7 +111,7 @@ def read_term(given: Mapping[str, Any]) -> Term:
     return Term(**values)
 
 
-def compose(terms: "list[AskedTerm] | tuple[AskedTerm, ...]") -> NDArray[np.float32]:
+def compose(terms: Sequence[AskedTerm]) -> NDArray[np.float32]:
     """Return the query vector of the terms: unit(sum of weight / scale x vector), (1, D) float32.
 
     One term with a positive weight is its own vector, bit for bit.
@@ -125,4 +125,5 @@ def compose(terms: "list[AskedTerm] | tuple[AskedTerm, ...]") -> NDArray[np.floa
     norm = float(np.linalg.norm(total))
     if norm < 1e-6 * sum(abs(one.factor) for one in terms):
         raise MedretError("the terms of the query cancel each other: nothing is left to ask for. Change a weight, or leave out a term")
-    return (total / norm).astype(np.float32)[None]
+    composed: NDArray[np.float32] = (total / norm).astype(np.float32)[None]
+    return composed

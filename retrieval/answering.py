@@ -1,0 +1,108 @@
+"""From encoded questions to answers: planned, ranked together where they are alike, looked deeper into where too few are left."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.errors import MedretError
+from index.planner import SearchPlan, exact_plan
+from retrieval.answers import Answer, Query, Ranking
+from retrieval.candidates import Candidates
+from retrieval.question import Encodes, Question, read_questions
+from retrieval.search import Search, first_depth, wanted_depth
+
+if TYPE_CHECKING:
+    from index.vector_index import VectorIndex
+
+
+class Searches(Encodes, Protocol):
+    """What a search engine does for its answers."""
+
+    candidates: Candidates
+
+    def index(self, modality: str, vector: str, /) -> "VectorIndex": ...
+    def rank(
+        self,
+        vectors: NDArray[np.float32],
+        find: str,
+        k: int,
+        vector: str,
+        /,
+        *,
+        allowed: NDArray[np.bool_] | None,
+        exclude: Sequence[NDArray[np.int64]] | None,
+        plan: SearchPlan | None,
+    ) -> Ranking: ...
+
+
+def answer_queries(engine: Searches, queries: Sequence[Query]) -> list[Answer]:
+    """Answer queries together: what is alike is encoded and ranked in one go.
+
+    Raises:
+        MedretError: If one of them cannot be answered.
+    """
+    searches = [_begin(engine, question) for question in read_questions(engine, queries)]
+    while pending := [search for search in searches if not search.done]:
+        alike: dict[object, list[Search]] = {}
+        for search in pending:
+            query = search.question.query
+            alike.setdefault((query.find, query.vector, id(search.allowed), search.depth, search.plan), []).append(search)
+        for group in alike.values():
+            _rank(engine, group)
+    return [_finish(engine, search) for search in searches]
+
+
+def _begin(engine: Searches, question: Question) -> Search:
+    query = question.query
+    if query.find not in engine.modalities and query.find == "images":
+        raise MedretError(f"the index holds no images, only {', '.join(engine.modalities)}. Ask for those: --find {engine.modalities[0]}")
+    table = engine.table(query.find)
+    allowed, absent = engine.candidates.of(query, table)
+    question.notes.extend(absent)
+    left_out = question.left_out(table)
+    plan = _plan(engine, question, allowed)
+    return Search(question=question, table=table, allowed=allowed, left_out=left_out, depth=first_depth(query, table.rows), plan=plan)
+
+
+def _plan(engine: Searches, question: Question, allowed: NDArray[np.bool_] | None) -> SearchPlan:
+    query = question.query
+    allowed_rows = None if allowed is None else int(np.count_nonzero(allowed))
+    plan = engine.index(query.find, query.vector).plan(wanted_depth(query), asker=question.asker, allowed_rows=allowed_rows)
+    return _exactly(plan, "no certificate speaks for a composed query") if question.composed else plan
+
+
+def _rank(engine: Searches, searches: Sequence[Search]) -> None:
+    one, query = searches[0], searches[0].question.query
+    plan = one.plan
+    if plan.how == "approximate" and one.depth > wanted_depth(query):
+        plan = _exactly(plan, "more answers fall together than were foreseen")
+    vectors = np.concatenate([search.question.vector for search in searches])
+    own = [search.left_out for search in searches]
+    ranking = engine.rank(vectors, query.find, one.depth, query.vector, allowed=one.allowed, exclude=own, plan=plan)
+    for search, rows, scores in zip(searches, ranking.rows, ranking.scores, strict=True):
+        search.plan = plan
+        search.take(rows, scores)
+
+
+def _exactly(plan: SearchPlan, because: str) -> SearchPlan:
+    return exact_plan(plan.kind, plan.rows, plan.allowed_rows, because)
+
+
+def _finish(engine: Searches, search: Search) -> Answer:
+    question, query = search.question, search.question.query
+    rows, scores = search.rows[query.offset :], search.scores[query.offset :]
+    if shortage := search.shortage():
+        question.notes.append(shortage)
+    scale = None if question.composed else engine.scale(query.find, query.vector, question.asker)
+    percentiles = None if scale is None else scale.percentile(scores)
+    return Answer(
+        query=query,
+        hits=engine.shelf.hits(query.find, rows, scores, percentiles, query.offset + 1),
+        plan=search.plan,
+        notes=tuple(question.notes),
+        asked=question.terms,
+        vector=question.vector[0],
+        rows=rows,
+    )
