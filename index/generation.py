@@ -100,8 +100,10 @@ def load_entry(folder: Path, entry: IndexEntry, shards: Shards) -> FirstStage | 
 def measure_entries(
     folder: Path, manifest: IndexManifest, shards: Shards, encoder_folder: Path, progress: Progress | None = None
 ) -> IndexManifest:
-    """Return the manifest of a written generation with what is measured: how scores spread, what approximate indexes find, and
-    whether its texts can be encoded without torch."""
+    """Return the manifest of a written generation with what is measured.
+
+    That is: how scores spread, what approximate indexes find, and whether texts can be encoded without torch.
+    """
     entries: list[IndexEntry] = []
     for entry in manifest.indexes:
         entries.append(_measure(folder, entry, shards, encoder_folder, manifest.recall))
