@@ -20,7 +20,7 @@ from retrieval.qrels import STATES, LabelRelevance, UncertainPolicy, number_text
 if TYPE_CHECKING:
     from index.shards import ShardTable
 
-PUBLISHED_DIRECTIONS = ("image-image", "text-image")
+PUBLISHED_DIRECTIONS = ("image-image", "text-image", "image-text")
 LABEL_DIRECTIONS = ("text-image", "image-image", "image-report")
 RECALL_DIRECTIONS = ("image-report", "report-image")
 
@@ -41,6 +41,7 @@ class LabelTask:
         rows: (U,) int64 rows of the "images" where the items are images.
         items: (Q,) int64, the item of each query.
         classes: (Q,) int64, the finding of each query, as a place in `relevance.findings`.
+        struck: For each item the rows of `find` that it must not find, beside those that an option leaves out; None for none.
         left_out: Reason to the number of records or queries that it removed.
     """
 
@@ -53,6 +54,7 @@ class LabelTask:
     rows: NDArray[np.int64] | None = None
     items: NDArray[np.int64]
     classes: NDArray[np.int64]
+    struck: tuple[NDArray[np.int64], ...] | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     def vectors(self, engine: SearchEngine) -> NDArray[np.float32]:
@@ -87,15 +89,15 @@ def published_task(engine: SearchEngine, lists: PublishedLists, direction: str, 
     Args:
         engine: An index that holds at least the listed images.
         lists: The published lists.
-        direction: One of PUBLISHED_DIRECTIONS.
+        direction: "image-image" or "text-image"; for "image-text" see `text_tasks`.
         vector: "features" for image-image as published, "joint" for text-image.
 
     Raises:
         MedretError: If a listed image is not in the index, or the index has no such vectors.
         ValueError: If the direction is not known, or texts are to be compared with features of images.
     """
-    if direction not in PUBLISHED_DIRECTIONS:
-        raise ValueError(f"direction is {direction!r}, expected one of {PUBLISHED_DIRECTIONS}")
+    if direction not in PUBLISHED_DIRECTIONS[:2]:
+        raise ValueError(f"direction is {direction!r}, expected one of {PUBLISHED_DIRECTIONS[:2]}")
     if direction == "text-image" and vector == "features":
         raise ValueError("text-image with 'features' vectors: images and texts share the 'joint' ones only")
     table = engine.table("images")
@@ -104,7 +106,7 @@ def published_task(engine: SearchEngine, lists: PublishedLists, direction: str, 
     candidates = lists.image_candidates if by_image else lists.text_candidates
     queries = lists.image_queries if by_image else lists.text_queries
     asking = [chexpert_id(path) for _, path in queries] if by_image else []
-    found = _listed_rows(engine, asking, [candidate.id for candidate in candidates])
+    found = listed_rows(engine, [*asking, *(candidate.id for candidate in candidates)])
     labels = list_labels(candidates, found[len(asking) :], table.rows, lists.classes)
     allowed = np.zeros(table.rows, dtype=np.bool_)
     allowed[found[len(asking) :]] = True
@@ -121,9 +123,12 @@ def published_task(engine: SearchEngine, lists: PublishedLists, direction: str, 
     )
 
 
-def _listed_rows(engine: SearchEngine, asking: Sequence[str], candidates: Sequence[str]) -> NDArray[np.int64]:
-    """The row of each listed image; a missing one is never replaced or passed over."""
-    ids = [*asking, *candidates]
+def listed_rows(engine: SearchEngine, ids: Sequence[str]) -> NDArray[np.int64]:
+    """Return the (N,) int64 row of each of N listed images; a missing one is never replaced or passed over.
+
+    Raises:
+        MedretError: If one is not in the index.
+    """
     known = _live_ids(engine.table("images"))
     missing = [id for id in ids if id not in known]
     if missing:
@@ -258,7 +263,7 @@ def pair_task(engine: SearchEngine, selection: Selection = EVERYTHING) -> PairTa
     numbers = number_texts(list(reports.column("text")))
     if reports.live is not None:
         numbers[~reports.live] = -1  # a removed report lends its text to no other
-    report_rows = _own_reports(images, reports, chosen)
+    report_rows = own_reports(images, reports, chosen)
     has = (report_rows >= 0) & (numbers[report_rows] >= 0)
     if not has.any():
         raise MedretError(f"none of the {len(chosen)} selected images has a report; encode a corpus with reports, or select other records")
@@ -279,7 +284,7 @@ def pair_task(engine: SearchEngine, selection: Selection = EVERYTHING) -> PairTa
     )
 
 
-def _own_reports(images: "ShardTable", reports: "ShardTable", rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def own_reports(images: "ShardTable", reports: "ShardTable", rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """The report row of each image: the one whose id is the image's study, or the record itself without a study; or -1."""
     studies = images.column("study_id")[rows]
     units = np.where(present(studies), studies, np.array(images.ids(rows), dtype=object))

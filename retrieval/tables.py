@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrieval.answers import Answer, Hit
 from retrieval.filters import EVERYTHING
+from retrieval.published_figures import render_published
 
 if TYPE_CHECKING:
     from index.encode import EncodeSummary
@@ -14,17 +15,39 @@ if TYPE_CHECKING:
     from index.manifest import ShardsManifest
 
 
-def render_answer(answer: Answer) -> str:
-    """Lay the hits out as aligned columns; the report's beginning fills what is left of the terminal's width."""
+def render_answer(answer: Answer, cosines: Sequence[Sequence[float]] | None = None) -> str:
+    """Lay the hits out as aligned columns; the report's beginning fills what is left of the terminal's width.
+
+    Args:
+        answer: What to lay out.
+        cosines: Of each hit to each term, shown beside its score; None shows none.
+    """
     if not answer.hits:
         return "no hits"
-    head = ["rank", "score", "id", "patient", "view", "positive findings", "report"]
-    rows = [_hit_row(hit) for hit in answer.hits]
+    rows = [_hit_row(hit, answer_row) for hit, answer_row in zip(answer.hits, cosines or [()] * len(answer.hits), strict=True)]
+    terms = [term_name(place) for place in range(1, len(cosines[0]) + 1)] if cosines else []
+    head = ["rank", "score", "percentile", *terms, "id", "patient", "view", "positive findings", "report"]
+    limits = [4, 6, 10, *[6] * len(terms), 44, 20, 8, 36]
+    if all(hit.percentile is None for hit in answer.hits):
+        head, rows, limits = ([*row[:2], *row[3:]] for row in (head, rows, limits))  # type: ignore
     room = max(shutil.get_terminal_size((120, 24)).columns, 80)
-    limits = [4, 6, 44, 20, 8, 36]
     widths = [min(limit, max(len(row[i]) for row in [head, *rows])) for i, limit in enumerate(limits)]
     widths.append(max(room - sum(widths) - 2 * len(widths), 12))
     return "\n".join("  ".join(_cut(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows])
+
+
+def render_explanation(explanation: "Explanation") -> str:
+    """Say what was asked and how, a line each, above the hits and their cosines to each term."""
+    several = len(explanation.answer.asked) > 1
+    table = render_answer(explanation.answer, explanation.cosines.tolist() if several else None)
+    return "\n".join([*explanation.lines(), "", table])
+
+
+def percentile_figure(value: float | None) -> str:
+    """Word the percentile of a score: the nearer to 100, the more digits; a dash for none."""
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if value < 99 else f"{value:.2f}" if value < 99.9 else f"{value:.4f}"
 
 
 def answer_notes(answer: Answer) -> tuple[str, ...]:
@@ -38,7 +61,10 @@ def render_result(result: Mapping[str, Any]) -> str:
     blocks = []
     for name, one in (result.get("directions") or {"": result}).items():
         title = f"{result['benchmark']} {name}".strip()
-        blocks.append(f"{title}: {one['queries']} queries, {one['candidates']} candidates\n{_metric_table(one)}\n{_protocol(one)}")
+        published = f"\n{render_published(one['published'])}" if one.get("published") else ""
+        blocks.append(
+            f"{title}: {one['queries']} queries, {one['candidates']} candidates\n{_metric_table(one)}\n{_protocol(one)}{published}"
+        )
     return "\n\n".join(blocks)
 
 

@@ -102,6 +102,8 @@ def _left_out(engine: SearchEngine, task: LabelTask, units: Rows, same_patient: 
     if task.find == "images":
         groups = Groups(units)
         left_out = [groups.rows(int(unit)) for unit in units[task.rows]]
+    if task.struck is not None:
+        left_out = [np.union1d(own, rows) for own, rows in zip(left_out, task.struck, strict=True)]
     if same_patient:
         mates = same_owner_rows(asking, task.rows, target)
         left_out = [np.union1d(own, rows) for own, rows in zip(left_out, mates, strict=True)]

@@ -14,19 +14,33 @@ import typer
 from encoders.device import choose_device
 from encoders.errors import MedretError
 from retrieval.commands.encoding import encode_with_notes
+from retrieval.commands.flags import spread
 from retrieval.commands.options import INDEX, Device, Index, Only, Splits, Vector, Views, Where, WithIds, parse_conditions
+from retrieval.commands.protocol_flags import ProtocolFlags
 
 if TYPE_CHECKING:
     from retrieval.engine import SearchEngine
     from retrieval.results import EvaluationResult
 
-Benchmark = Literal["label-precision", "report-recall", "chexpert-8x200"]
-_FLAGS = {"directions": "direction", "ks": "k", "splits": "split", "views": "view"}  # parameter to flag, where they differ
+Benchmark = Literal["label-precision", "report-recall", "chexpert-8x200", "chexpert-5x200", "mimic-5x200", "zero-shot", "linear-probe"]
+_FLAGS = {  # parameter to flag, where they differ
+    "directions": "direction",
+    "ks": "k",
+    "splits": "split",
+    "views": "view",
+    "fractions": "fraction",
+}
 
 
+@spread(ProtocolFlags)
 def evaluate(
     benchmark: Annotated[Benchmark, typer.Argument(help="What to measure.")],
-    lists: Annotated[Path | None, typer.Argument(help="chexpert-8x200: the folder of the published lists.")] = None,
+    lists: Annotated[
+        Path | None,
+        typer.Argument(help="chexpert-8x200: the folder of the published lists; 5x200: a CSV list, drawn from the index when not given."),
+    ] = None,
+    *,
+    flags: ProtocolFlags,
     index_dir: Index = INDEX,
     direction: Annotated[list[str] | None, typer.Option("--direction", help="text-image, image-image, ...; all when not given.")] = None,
     split: Splits = None,
@@ -38,15 +52,18 @@ def evaluate(
         Literal["image", "study"] | None, typer.Option(help="Candidates: images (when not given), or each study by its best image.")
     ] = None,
     uncertain: Annotated[
-        Literal["negative", "positive", "ignore"] | None, typer.Option(help="label-precision: what uncertain labels count as; negative.")
+        Literal["negative", "positive", "ignore"] | None,
+        typer.Option(help="Where labels are asked: what uncertain ones count as; negative."),
     ] = None,
     exclude_same_patient: Annotated[
         bool | None,
         typer.Option("--exclude-same-patient/--include-same-patient", help="For image queries; on, but off for chexpert-8x200."),
     ] = None,
     max_queries: Annotated[int | None, typer.Option(min=1, help="label-precision: image queries of each finding; 1000.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="label-precision: draws those queries; 0.")] = None,
-    image_vector: Annotated[Vector | None, typer.Option(help="What image-image compares; chexpert-8x200: features, else joint.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of what is drawn: queries, lists, fractions; 0.")] = None,
+    image_vector: Annotated[
+        Vector | None, typer.Option(help="What image-image compares, or linear-probe learns from; chexpert-8x200: features, else joint.")
+    ] = None,
     image_root: Annotated[Path | None, typer.Option(help="chexpert-8x200: encode just the listed images, from here.")] = None,
     encoder: Annotated[Path | None, typer.Option(help="With --image-root: the encoder; else a check of the index's own.")] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")] = None,
@@ -58,13 +75,11 @@ def evaluate(
     from retrieval.engine import SearchEngine
     from retrieval.tables import render_result
 
-    if (lists is None) == (benchmark == "chexpert-8x200"):
-        raise typer.BadParameter("chexpert-8x200 needs the folder of its lists: medret evaluate chexpert-8x200 LISTS; the others take none")
     given: dict[str, Any] = {"directions": direction, "ks": k, "splits": split, "views": view, "by": by, "uncertain": uncertain}
     given |= {"exclude_same_patient": exclude_same_patient, "max_queries": max_queries, "seed": seed, "image_vector": image_vector}
-    given |= {"only": parse_conditions(only), "where": where}
+    given |= {"only": parse_conditions(only), "where": where, **flags.given()}
     measure = _measure(benchmark, lists, given)
-    _check_places(json_out, html_out)
+    _check_places(json_out, html_out, flags.list_out)
     with _listed_index(lists, image_root, encoder, device) as listed:
         engine = SearchEngine.load(listed or index_dir, encoder, choose_device(device))
         result = measure(engine)
@@ -84,7 +99,7 @@ def _listed_index(lists: Path | None, image_root: Path | None, encoder: Path | N
     if image_root is None:
         yield None
         return
-    if lists is None or encoder is None:
+    if lists is None or not lists.is_dir() or encoder is None:
         raise typer.BadParameter("--image-root goes with chexpert-8x200 and --encoder")
     from index.encode import EncodeOptions
     from index.folder import build_index as build
@@ -100,9 +115,14 @@ def _listed_index(lists: Path | None, image_root: Path | None, encoder: Path | N
 
 def _measure(benchmark: Benchmark, lists: Path | None, given: dict[str, Any]) -> "Callable[[SearchEngine], EvaluationResult]":
     """The benchmark with the options that were given; one that it does not have is wrong usage, not ignored."""
-    from retrieval.evaluation import BENCHMARKS
+    from retrieval.protocols import BENCHMARKS
 
-    measure, directions = BENCHMARKS[benchmark]
+    chosen = BENCHMARKS[benchmark]
+    measure, directions = chosen.measure, chosen.directions
+    if lists is None and chosen.lists == "needed":
+        raise typer.BadParameter(f"{benchmark} needs the folder of its lists: medret evaluate {benchmark} LISTS")
+    if lists is not None and chosen.lists == "none":
+        raise typer.BadParameter(f"{benchmark} takes no lists, but is given {lists}")
     options = {name: value for name, value in given.items() if value not in (None, [], ())}
     if foreign := sorted(options.keys() - signature(measure).parameters.keys()):
         raise typer.BadParameter(f"{benchmark} has no option --{_FLAGS.get(foreign[0], foreign[0]).replace('_', '-')}")

@@ -1,0 +1,82 @@
+"""The area under the ROC curve as whole-array arithmetic, and its interval over patients."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 1000
+_WEIGHTS_AT_ONCE = 1 << 22
+
+
+def area_under_curve(
+    scores: NDArray[np.float64], positive: NDArray[np.bool_], weights: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """Compute the chance that a positive scores above a negative, a tie counting one half.
+
+    Args:
+        scores: (N,) float64.
+        positive: (N,) bool.
+        weights: (B, N) int64, how often each of the N is in each of B resamples; None for each once.
+
+    Returns:
+        (B,) float64 ((1,) without weights); NaN where there is no positive or no negative.
+
+    Source: Mann and Whitney, Annals of Mathematical Statistics 18(1), 1947.
+    """
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)  # of each group of equal scores
+    counts = np.ones((1, len(scores)), dtype=np.int64) if weights is None else weights
+    counts = counts[:, order]
+    held = positive[order]
+    if not len(starts):
+        return np.full(len(counts), np.nan)
+    ups = np.add.reduceat(np.where(held, counts, 0), starts, axis=1).astype(np.float64)  # (B, groups)
+    downs = np.add.reduceat(np.where(held, 0, counts), starts, axis=1).astype(np.float64)
+    below = np.cumsum(downs, axis=1) - downs / 2
+    pairs = ups.sum(axis=1) * downs.sum(axis=1)
+    area: NDArray[np.float64] = np.where(pairs > 0, (ups * below).sum(axis=1) / np.maximum(pairs, 1), np.nan)
+    return area
+
+
+def mean_area(scores: NDArray[np.float64], positive: NDArray[np.bool_], judged: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Compute the area of each of K findings over the records that are judged for it.
+
+    Args:
+        scores: (N, K) float64.
+        positive: (N, K) bool.
+        judged: (N, K) bool.
+
+    Returns:
+        (K,) float64, NaN where a finding has no positive or no negative.
+    """
+    areas = [area_under_curve(scores[rows, place], positive[rows, place])[0] for place, rows in enumerate(judged.T)]
+    return np.array(areas, dtype=np.float64)
+
+
+def area_intervals(
+    scores: NDArray[np.float64], positive: NDArray[np.bool_], judged: NDArray[np.bool_], owners: NDArray[np.int64], seed: int = 0
+) -> tuple[list[tuple[float, float]], tuple[float, float]]:
+    """Compute 95 % bootstrap intervals of K areas and of their mean, over resampled patients.
+
+    Args:
+        scores: (N, K) float64.
+        positive: (N, K) bool.
+        judged: (N, K) bool; a finding without a judged positive or negative is no part of the mean.
+        owners: (N,) int64 from 0, equal for the records of a patient.
+        seed: Of the resamples, the same for all findings.
+
+    Returns:
+        Low and high of each finding, then of the mean; NaN where a resample has no positive or no negative.
+    """
+    units = int(owners.max()) + 1
+    kept = [place for place, rows in enumerate(judged.T) if 0 < np.count_nonzero(positive[rows, place]) < np.count_nonzero(rows)]
+    drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), RESAMPLES).astype(np.int32)  # (B, units)
+    areas = np.full((RESAMPLES, judged.shape[1]), np.nan)
+    for place in kept:
+        rows = np.flatnonzero(judged[:, place])
+        at_once = max(1, _WEIGHTS_AT_ONCE // len(rows))
+        for start in range(0, RESAMPLES, at_once):
+            weights = drawn[start : start + at_once, owners[rows]]
+            areas[start : start + at_once, place] = area_under_curve(scores[rows, place], positive[rows, place], weights)
+    ends = np.quantile(areas, [0.025, 0.975], axis=0)  # (2, K)
+    mean = np.quantile(areas[:, kept].mean(axis=1), [0.025, 0.975]) if kept else np.full(2, np.nan)
+    return [(float(low), float(high)) for low, high in ends.T], (float(mean[0]), float(mean[1]))

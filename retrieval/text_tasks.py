@@ -1,0 +1,104 @@
+"""Images that ask for texts which a benchmark brings along: listed queries, impressions, sections of reports."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.errors import MedretError
+from index.corpora.record import LabelState, Record
+from index.guests import seat_reports
+from index.shards import ShardRow
+from retrieval.benchmarks import LabelTask, listed_rows
+from retrieval.engine import SearchEngine
+from retrieval.published_lists import PublishedLists
+from retrieval.qrels import read_relevance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenText:
+    """A text to be ranked, and the findings for which it is a right answer."""
+
+    id: str
+    text: str
+    positive: frozenset[str] = frozenset()
+    study_id: str | None = None
+
+
+def seat_texts(engine: SearchEngine, texts: Sequence[GivenText], findings: Sequence[str] = ()) -> SearchEngine:
+    """Return an engine whose reports are these texts, encoded now; its images are those of the engine.
+
+    Args:
+        engine: What holds the images, and encodes the texts.
+        texts: T of them, of different ids, none blank.
+        findings: What the texts can be right answers for.
+    """
+    vectors = engine.encode_texts([text.text for text in texts])
+    rows = [ShardRow(Record(id=text.id, image=None, study_id=text.study_id, labels=_labels(text, findings)), text.text) for text in texts]
+    return SearchEngine(seat_reports(engine.opened, rows, vectors, findings), engine.encoder_folder, engine.device)
+
+
+def _labels(text: GivenText, findings: Sequence[str]) -> dict[str, LabelState]:
+    return {finding: LabelState.POSITIVE if finding in text.positive else LabelState.NEGATIVE for finding in findings}
+
+
+def text_task(
+    engine: SearchEngine,
+    direction: str,
+    rows: NDArray[np.int64],
+    classes: NDArray[np.int64],
+    findings: Sequence[str],
+    struck: tuple[NDArray[np.int64], ...] | None = None,
+) -> LabelTask:
+    """Set up images that each ask for the texts of one finding.
+
+    Args:
+        engine: What `seat_texts` returned.
+        direction: As the protocol says it.
+        rows: (Q,) int64 rows of the images that ask.
+        classes: (Q,) int64 places in `findings`.
+        findings: K of them.
+        struck: For each query the texts that it must not find.
+    """
+    table = engine.table("reports")
+    return LabelTask(
+        direction=direction,
+        find="reports",
+        vector="joint",
+        relevance=read_relevance(table.labels(findings), findings),
+        allowed=np.ones(table.rows, dtype=np.bool_),
+        rows=rows,
+        items=np.arange(len(rows)),
+        classes=classes,
+        struck=struck,
+    )
+
+
+def published_text_task(engine: SearchEngine, lists: PublishedLists) -> tuple[SearchEngine, LabelTask]:
+    """Set up image-text of chexpert-8x200: each candidate image asks for the listed texts of each class that it shows.
+
+    Raises:
+        MedretError: If a listed image is not in the index.
+
+    Source: EGMA's evaluator, k_I2T_retrieval: all 1,600 candidates against all 40 texts.
+    """
+    candidates = lists.text_candidates
+    rows = listed_rows(engine, [candidate.id for candidate in candidates])
+    shown = np.array([[name in candidate.positive for name in lists.classes] for candidate in candidates])
+    items, classes = np.nonzero(shown)
+    if not len(items):
+        raise MedretError(f"{lists.folder}: no candidate shows a class that is asked for; fetch the published lists again")
+    texts = [
+        GivenText(id=f"text{place:04d}", text=text, positive=frozenset([name])) for place, (name, text) in enumerate(lists.text_queries)
+    ]
+    seated = seat_texts(engine, texts, lists.classes)
+    return seated, text_task(seated, "image-text", rows[items], classes.astype(np.int64), lists.classes)
+
+
+def ceilings(task: LabelTask, ks: Sequence[int]) -> str:
+    """Say which P@k a perfect ranking cannot bring to 1 because fewer than k candidates answer, e.g. "P@10 0.5"; "none" if any can."""
+    counts = [int(np.count_nonzero(task.relevance.positive & bit)) for bit in task.relevance.bits]
+    answers = np.array(counts)[task.classes]
+    highest = {k: float(np.minimum(answers, k).mean() / k) for k in ks}
+    return ", ".join(f"P@{k} {value:.3g}" for k, value in highest.items() if value < 1) or "none"
