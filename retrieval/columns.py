@@ -21,6 +21,7 @@ RANGES = ("age", "study_date")
 COLUMNS = (*IDS, *WORDS, *RANGES)
 
 _ALIASES = {"patient": "patient_id", "study": "study_id", "date": "study_date", "tag": "tags"}
+_SPOKEN = {"split": ("train", "validate", "test"), "sex": ("F", "M")}  # what an expression may name though no record has it
 _STATES = {state.name.lower(): state for state in LabelState}
 _NAMED = 12  # values that a message lists
 _ISO = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2}))?)?")
@@ -94,14 +95,15 @@ def _spelled(one: Comparison, column: str, table: "ShardTable") -> Comparison:
     positive = Comparison(column, "in", tuple(wanted))
     if not wanted or _held(table, positive, wanted) == wanted:
         return asked
-    known = table.distinct(column)
+    held = table.distinct(column)
+    known = {*held, *(_SPOKEN.get(column, ()) if one.places else ())}
     spellings = {text: [text] for text in wanted.intersection(known)}
     for value in known if column in WORDS else ():
         for text in wanted.difference(known):
             if text.casefold() == value.casefold():
                 spellings.setdefault(text, []).append(value)
     if unknown := [text for text in one.values if isinstance(text, str) and text not in spellings]:
-        raise _fault(one, one.values.index(unknown[0]) + 1, _unknown(table, column, unknown, sorted(known)))
+        raise _fault(one, one.values.index(unknown[0]) + 1, _unknown(table, column, unknown, sorted(held)))
     values = [value for text in one.values for value in ([None] if text is None else spellings[str(text)])]
     return Comparison(column, "not in" if one.operator in NEGATIONS else "in", tuple(values))
 
@@ -208,4 +210,5 @@ def _extent(table: "ShardTable", column: str) -> str:
 
 def _fault(one: Comparison, place: int, message: str) -> MedretError:
     """The error, with where it is in the text: at the column (0) or a value (from 1)."""
+    message = " ".join(message.split())
     return MedretError(f"where, at character {one.places[place]}: {message}" if one.places else message)
