@@ -16,9 +16,11 @@ from encoders.errors import MedretError
 from index.generation import Progress, build_files, load_entry, measure_entries, write_generation
 from index.index_manifest import INDEX_MANIFEST, IndexEntry, IndexManifest, ShardsPart, find_index_manifest, load_index_manifest
 from index.kinds import find_kind, load_faiss
+from index.late_stage import LateStage, is_worth_waiting
 from index.manifest import SHARDS_MANIFEST, sha256_file
 from index.publish import PARTS, check_stored, generations, hold, probe_part, publish, store_encoder, store_part, writing
 from index.shards import Part, Shards, check_ids, check_vectors, open_shards
+from index.stages import FirstStage
 from index.vector_index import VectorIndex
 
 Rows = npt.NDArray[np.int64]
@@ -58,13 +60,22 @@ class OpenedIndex:
             return self._indexes[modality, vector]
 
     def _load(self, entry: IndexEntry) -> VectorIndex:
+        table, kind = self.shards.table(entry.modality), find_kind(entry.kind)
+        if is_worth_waiting(kind, entry.rows, entry.dimension):
+            stage: FirstStage | None = LateStage(kind, entry.rows, lambda: self._load_stage(entry))
+        else:
+            stage = self._load_stage(entry) if entry.files else None
+        return VectorIndex(table, entry.vector, stage, entry.certificates, entry.scales)
+
+    def _load_stage(self, entry: IndexEntry) -> FirstStage:
         try:
             stage = load_entry(self.folder, entry, self.shards)
-            return VectorIndex(self.shards.table(entry.modality), entry.vector, stage, entry.certificates, entry.scales)
         except MedretError as error:
             if load_index_manifest(self.folder).generation == self.manifest.generation:
                 raise
             raise MedretError(f"{self.folder}: was compacted or built again since it was opened. Open it again") from error
+        assert stage is not None
+        return stage
 
 
 def build_index(

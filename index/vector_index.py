@@ -11,7 +11,8 @@ from encoders.errors import MedretError
 from index.exact import MOST_EXCLUDED, ExactSearch, Found, Rows, Scores, most_excluded, queries_at_once
 from index.index_manifest import Certificate
 from index.kinds import KINDS
-from index.planner import SearchPlan, plan_search
+from index.late_stage import LateStage
+from index.planner import SearchPlan, exact_plan, plan_search
 from index.score_scale import ScoreScale
 from index.shards import ShardTable
 from index.stages import FirstStage
@@ -56,6 +57,10 @@ class VectorIndex:
 
     def plan(self, k: int, *, asker: str, allowed_rows: int | None = None) -> SearchPlan:
         """Return how a search would run, see index.planner."""
+        if isinstance(self.stage, LateStage) and self.stage.may_wait():
+            live = self.rows if self._live is None else int(np.count_nonzero(self._live))
+            because = f"one query is quicker so than by opening {self.kind.name}"
+            return exact_plan(self.kind.name, self.rows, live if allowed_rows is None else allowed_rows, because)
         lists = None if self.stage is None else self.stage.lists
         live_rows = None if self._live is None else int(np.count_nonzero(self._live))
         return plan_search(self.kind, self.rows, self.dimension, k, asker, allowed_rows, self.certificates, lists, live_rows)
