@@ -69,6 +69,9 @@ def label_queries(
         cosines=judged.cosines[kept],
         candidates=candidate_names(table, by),
         gallery=task.allowed,
+        answers=judged.relevant[kept],
+        reachable=judged.candidates[kept],
+        unit="prompts" if task.rows is None else "patients",
         relevant=relevant,
         struck=struck,
     )
@@ -102,6 +105,9 @@ def pair_queries(pairs: PairRanks, by: By, scores: Mapping[str, Floats], chance:
         cosines=matched.scores,
         candidates=candidate_names(answering.table, by),
         gallery=gallery,
+        answers=pairs.own,
+        reachable=np.full(len(pairs.own), pairs.candidates, dtype=np.int64),
+        unit="patients",
         relevant=lambda place: np.sort(heads[numbers == matched.numbers[place]]),
         struck=lambda place: heads[:0],
     )

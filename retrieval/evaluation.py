@@ -1,8 +1,6 @@
 """Put a benchmark's queries through the engine and score the answers, with the level of chance beside each figure."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,66 +9,22 @@ from numpy.typing import NDArray
 from retrieval.asked import label_queries, pair_queries
 from retrieval.benchmarks import (
     LABEL_DIRECTIONS,
-    PUBLISHED_DIRECTIONS,
     RECALL_DIRECTIONS,
     LabelTask,
     PairTask,
     label_task,
     pair_task,
-    published_task,
 )
+from retrieval.complete import rank_all
 from retrieval.engine import SearchEngine
+from retrieval.figures import direction_result
 from retrieval.filters import Condition, Selection, parse_where
 from retrieval.matches import PairRanks, rank_pairs
-from retrieval.metrics import (
-    Denominator,
-    chance_precision,
-    chance_ranks,
-    mean_reciprocal_rank,
-    median_rank,
-    precision_at_k,
-    recall_at_k,
-)
-from retrieval.published_lists import load_published_lists
+from retrieval.measures import COMPLETE, Measure, chance_measures, measure_rankings
+from retrieval.metrics import Denominator, chance_ranks
 from retrieval.qrels import UncertainPolicy
-from retrieval.results import DirectionResult, EvaluationResult, Score
+from retrieval.results import DirectionResult, EvaluationResult
 from retrieval.units import By, Judged, judge, number_units
-
-
-def evaluate_chexpert_8x200(
-    engine: SearchEngine,
-    lists: Path,
-    *,
-    directions: Sequence[str] = PUBLISHED_DIRECTIONS,
-    ks: Sequence[int] = (5, 10, 50, 100),
-    image_vector: str = "features",
-    exclude_same_patient: bool = False,
-    denominator: Denominator = "k",
-) -> EvaluationResult:
-    """Score ConVIRT's retrieval benchmark: P@k, averaged over the queries; chance is 12.5 %.
-
-    Args:
-        engine: An index that holds at least the 1,680 listed images.
-        lists: The folder of the published lists.
-        directions: Some of "image-image" and "text-image"; the first is the primary one.
-        ks: Cut-offs.
-        image_vector: What image-image compares: "features" (before projection, as published) or "joint".
-        exclude_same_patient: Leave out the candidates of an image query's patient; published: no.
-        denominator: "k" as published, or "min(k, relevant)".
-
-    Raises:
-        MedretError: If a list is damaged, a listed image is not in the index, or the index lacks the vectors.
-
-    Source: Zhang et al., MLHC 2022, arXiv:2010.00747, section 4.2 (k = 5, 10, 100) and Table 2 (5, 10, 50).
-    """
-    published = load_published_lists(lists)
-    results = {}
-    for direction in directions:
-        vector = image_vector if direction == "image-image" else "joint"
-        task = published_task(engine, published, direction, vector)
-        protocol = {"relevance": "the published label of the query's class is 1", "average": "queries"}
-        results[direction] = score_labels(engine, task, ks, "image", exclude_same_patient, denominator, protocol)
-    return EvaluationResult(benchmark="chexpert-8x200", directions=results)
 
 
 def evaluate_label_precision(
@@ -90,6 +44,7 @@ def evaluate_label_precision(
     max_queries: int | None = 1000,
     seed: int = 0,
     denominator: Denominator = "k",
+    measures: Sequence[Measure] = ("P",),
     prompts: Mapping[str, Sequence[str]] | None = None,
 ) -> EvaluationResult:
     """Score any labelled corpus: P@k for each finding, and their mean over the findings.
@@ -110,6 +65,7 @@ def evaluate_label_precision(
         max_queries: Image queries of each finding, drawn with `seed`; None takes all.
         seed: Of that draw.
         denominator: "k", or "min(k, relevant)".
+        measures: Some of MEASURES; those beside "P", "recall" and "nDCG" rank every candidate, in blocks of queries.
         prompts: Finding to texts, instead of the built-in ones.
 
     Raises:
@@ -139,7 +95,7 @@ def evaluate_label_precision(
         }
         protocol |= {"prompts": "built-in" if prompts is None else "given"} if direction == "text-image" else {}
         protocol |= {"max_queries": max_queries, "seed": seed} if direction != "text-image" else {}
-        results[direction] = score_labels(engine, task, ks, by, exclude_same_patient, denominator, protocol)
+        results[direction] = score_labels(engine, task, ks, by, exclude_same_patient, denominator, protocol, measures)
     return EvaluationResult(benchmark="label-precision", directions=results)
 
 
@@ -177,13 +133,6 @@ def evaluate_report_recall(
     return EvaluationResult(benchmark="report-recall", directions=results)
 
 
-BENCHMARKS: Mapping[str, tuple[Callable[..., EvaluationResult], tuple[str, ...]]] = {  # what measures each, and its directions
-    "label-precision": (evaluate_label_precision, LABEL_DIRECTIONS),
-    "report-recall": (evaluate_report_recall, RECALL_DIRECTIONS),
-    "chexpert-8x200": (evaluate_chexpert_8x200, PUBLISHED_DIRECTIONS),
-}
-
-
 def read_selection(
     splits: Sequence[str] | None, views: Sequence[str] | None, only: Sequence[Condition], where: str | None = None
 ) -> Selection:
@@ -207,71 +156,43 @@ def score_labels(
     exclude_same_patient: bool,
     denominator: Denominator,
     protocol: Mapping[str, Any],
+    measures: Sequence[Measure] = ("P",),
 ) -> DirectionResult:
-    """Ask, score each finding, and average over what the protocol says."""
+    """Ask, score each query, and average over what the protocol says."""
     judged = judge(engine, task, max(ks), by, exclude_same_patient)
-    answerable = judged.relevant > 0
-    classes = np.where(answerable, task.classes, -1)
-    scores = _precisions(judged, ks, denominator)
-    names = task.relevance.findings
-    chosen = [(place, classes == place) for place in range(len(names)) if (classes == place).any()]
-    per_class = {names[place]: (int(np.count_nonzero(mine)), _means(scores, mine)) for place, mine in chosen}
-    left_out = dict(task.left_out)
-    if not answerable.all():
-        left_out["queries without a relevant candidate"] = int(np.count_nonzero(~answerable))
+    at_cuts = [name for name in measures if name not in COMPLETE]
+    scores = measure_rankings(judged.relevance, judged.relevant, at_cuts, ks, denominator)
+    if every_rank := [name for name in measures if name in COMPLETE]:
+        scores |= {name: np.zeros(len(task.items)) for name in every_rank}
+        for members, relevance in rank_all(engine, task, judged, by):
+            for name, values in measure_rankings(relevance, judged.relevant[members], every_rank, ks).items():
+                scores[name][members] = values
+    chance = chance_measures(judged.relevant, judged.candidates, measures, ks, denominator)
     options = {
         "direction": task.direction,
         "vector": task.vector,
+        "measures": list(measures),
         "k": list(ks),
         "denominator": denominator,
         "candidates": "each study by its best image" if by == "study" and task.find == "images" else task.find,
         **({} if task.rows is None else {"exclude_same_patient": exclude_same_patient}),
         **protocol,
-        "left_out": left_out,
+        "left_out": {**task.left_out, **_unscored(task, judged)},
     }
-    if protocol["average"] == "queries":
-        overall = _means(scores, answerable)
-    else:
-        overall = {name: _mean_score([each[name] for _, each in per_class.values()]) for name in scores}
     units = number_units(engine.table(task.find), by)[task.allowed]
-    return DirectionResult(
-        protocol=options,
-        queries=int(np.count_nonzero(answerable)),
-        candidates=len(np.unique(units)),
-        metrics=overall,
-        per_class=per_class,
-        per_query=label_queries(
-            engine,
-            task,
-            judged,
-            by,
-            {name: values for name, (values, _) in scores.items()},
-            {name: chance for name, (_, chance) in scores.items()},
-        ),
-    )
+    return direction_result(label_queries(engine, task, judged, by, scores, chance), options, len(np.unique(units)))
 
 
-def _precisions(judged: Judged, ks: Sequence[int], denominator: Denominator) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """P@k and its chance level, (Q,) each, by name."""
-    return {
-        f"P@{k}": (
-            precision_at_k(judged.relevance, k, judged.relevant, denominator),
-            chance_precision(judged.relevant, judged.candidates, k, denominator),
-        )
-        for k in ks
-    }
-
-
-def _means(scores: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], chosen: NDArray[np.bool_]) -> dict[str, Score]:
-    if not chosen.any():
-        return {name: Score(math.nan, math.nan) for name in scores}
-    return {name: Score(float(value[chosen].mean()), float(chance[chosen].mean())) for name, (value, chance) in scores.items()}
-
-
-def _mean_score(scores: Sequence[Score]) -> Score:
-    if not scores:
-        return Score(math.nan, math.nan)
-    return Score(float(np.mean([score.value for score in scores])), float(np.mean([score.chance for score in scores])))
+def _unscored(task: LabelTask, judged: Judged) -> dict[str, int]:
+    """What cannot be scored: queries that nothing answers, and the findings that have candidates and are left without a query."""
+    answerable = judged.relevant > 0
+    left_out = {"queries without a relevant candidate": int(np.count_nonzero(~answerable))}
+    asked = set(task.classes[answerable].tolist())
+    held = [(task.relevance.positive & task.relevance.judged & bit)[task.allowed].any() for bit in task.relevance.bits]
+    silent = [name for place, name in enumerate(task.relevance.findings) if held[place] and place not in asked]
+    if asked and silent:
+        left_out[f"findings without a query ({', '.join(silent)})"] = len(silent)
+    return {reason: count for reason, count in left_out.items() if count}
 
 
 def score_pairs(
@@ -279,11 +200,8 @@ def score_pairs(
 ) -> DirectionResult:
     """Rank one side's own among all of the other, and say what a random order would reach."""
     pairs = rank_pairs(engine, task, direction, by, max(ks))
-    recall, median, reciprocal = chance_ranks(pairs.own, pairs.candidates, ks)
     ranks = pairs.ranks
     scores = {**{f"R@{k}": (ranks <= k).astype(np.float64) for k in ks}, "median_rank": ranks, "MRR": 1 / ranks}
-    metrics = {f"R@{k}": Score(recall_at_k(ranks, k), recall[k]) for k in ks}
-    metrics |= {"median_rank": Score(median_rank(ranks), median), "MRR": Score(mean_reciprocal_rank(ranks), reciprocal)}
     options = {
         "direction": direction,
         "vector": "joint",
@@ -294,13 +212,7 @@ def score_pairs(
         **protocol,
         "left_out": dict(task.left_out),
     }
-    return DirectionResult(
-        protocol=options,
-        queries=len(ranks),
-        candidates=pairs.candidates,
-        metrics=metrics,
-        per_query=pair_queries(pairs, by, scores, _chance_of_each(pairs, ks)),
-    )
+    return direction_result(pair_queries(pairs, by, scores, _chance_of_each(pairs, ks)), options, pairs.candidates)
 
 
 def _chance_of_each(pairs: PairRanks, ks: Sequence[int]) -> dict[str, NDArray[np.float64]]:

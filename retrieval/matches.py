@@ -107,7 +107,7 @@ def match_ranks(queries: Side, candidates: Side, vector: str = "joint", depth: i
     first = candidates.rows[order][starts]
     parts: list[Matched] = []
     for rows, heads, its_numbers in _chunks(queries, max(1, _SCORES_AT_ONCE // max(1, len(order)))):
-        scores = _score(queries.table.vectors(vector, rows), candidates.table, candidates.rows[order], vector)
+        scores = exact_scores(queries.table.vectors(vector, rows), candidates.table, candidates.rows[order], vector)
         if len(starts) < len(order):
             scores = np.maximum.reduceat(scores, starts, axis=1)
         if len(heads) < len(rows):
@@ -159,7 +159,8 @@ def _chunks(side: Side, most: int) -> Iterator[tuple[Rows, Rows, Rows]]:
         first = last
 
 
-def _score(queries: NDArray[np.float32], table: "ShardTable", rows: Rows, vector: str) -> NDArray[np.float32]:
+def exact_scores(queries: NDArray[np.float32], table: "ShardTable", rows: Rows, vector: str) -> NDArray[np.float32]:
+    """Score rows for each of Q query vectors (Q, D): products in float64, rounded to (Q, len(rows)) float32 as the index gives them."""
     wide = queries.astype(np.float64)
     scores = np.empty((len(queries), len(rows)), dtype=np.float32)
     for start in range(0, len(rows), _ROWS_AT_ONCE):

@@ -1,6 +1,6 @@
 """Retrieval metrics as whole-array arithmetic: rankings and label bitmasks in, one number a query out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -121,11 +121,11 @@ def average_precision(relevance: NDArray[np.bool_], relevant: NDArray[np.int64] 
 
     Source: "map" of trec_eval.
     """
-    found = np.cumsum(relevance, axis=1)
-    precision = found / np.arange(1, relevance.shape[1] + 1)  # (Q, R)
-    count = relevance.sum(axis=1) if relevant is None else relevant
-    total: NDArray[np.float64] = np.where(relevance, precision, 0.0).sum(axis=1)
-    return total / np.maximum(count, 1)
+    found = np.count_nonzero(relevance, axis=1)
+    query, place = np.divmod(np.flatnonzero(relevance), max(1, relevance.shape[1]))  # (hits,) each: few, beside Q x R
+    nth = np.arange(1, len(query) + 1) - np.repeat(np.cumsum(found) - found, found)  # the hit's number within its query
+    total = np.bincount(query, nth / (place + 1), len(relevance))
+    return total / np.maximum(found if relevant is None else relevant, 1)
 
 
 def chance_average_precision(relevant: NDArray[np.int64], candidates: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -211,14 +211,16 @@ def median_rank(ranks: NDArray[np.float64]) -> float:
     return float((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2)
 
 
-def chance_ranks(relevant: Sequence[int] | NDArray[np.int64], candidates: int, ks: Sequence[int]) -> tuple[dict[int, float], float, float]:
+def chance_ranks(
+    relevant: Sequence[int] | NDArray[np.int64], candidates: int | NDArray[np.int64], ks: Sequence[int]
+) -> tuple[dict[int, float], float, float]:
     """Compute what a random order reaches: R@k, the median rank of the first relevant answer, and MRR.
 
     With one relevant candidate they are k / N, (N + 1) / 2 and the harmonic number H(N) / N.
 
     Args:
         relevant: (Q,) relevant candidates of each query, each from 1.
-        candidates: N, the size of the gallery.
+        candidates: N, the size of the gallery; or (Q,) that of each query.
         ks: Cut-offs of the recall.
 
     Returns:
@@ -226,20 +228,24 @@ def chance_ranks(relevant: Sequence[int] | NDArray[np.int64], candidates: int, k
 
     Source: the hypergeometric chance that the first j draws miss all r relevant, C(N - r, j) / C(N, j).
     """
-    counts, repeats = np.unique(np.asarray(relevant, dtype=np.int64), return_counts=True)
-    if not len(counts):
+    held = np.asarray(relevant, dtype=np.int64)
+    pairs, repeats = np.unique(np.stack([held, np.broadcast_to(candidates, held.shape)]), axis=1, return_counts=True)
+    if not len(repeats):
         return {k: float("nan") for k in ks}, float("nan"), float("nan")
-    drawn = np.arange(candidates, dtype=np.float64)  # answers seen before rank drawn + 1
-    missed = np.zeros(candidates + 1)  # [j]: the chance that the first j answers hold nothing relevant
-    for count, repeat in zip(counts, repeats, strict=True):
-        still = np.clip((candidates - count - drawn) / (candidates - drawn), 0.0, 1.0)
-        missed += np.concatenate([[1.0], np.cumprod(still)]) * repeat
+    most = int(pairs[1].max())
+    drawn = np.arange(most, dtype=np.float64)  # answers seen before rank drawn + 1
+    missed = np.zeros(most + 1)  # [j]: the chance that the first j answers hold nothing relevant
+    for count, gallery, repeat in zip(*pairs.tolist(), repeats.tolist(), strict=True):
+        seen = drawn[: min(gallery, 40 * gallery // max(count, 1) + 1)]  # beyond, less than exp(-40) is missed
+        still = np.clip((gallery - count - seen) / (gallery - seen), 0.0, 1.0)
+        missed[0] += repeat
+        missed[1 : len(seen) + 1] += np.cumprod(still) * repeat
     missed /= repeats.sum()
-    recall = {k: float(1 - missed[min(k, candidates)]) for k in ks}
+    recall = {k: float(1 - missed[min(k, most)]) for k in ks}
     reached = 1 - missed[1:]  # (N,) chance that the rank is at most 1, 2, ...
     tolerance = 1e-9  # a sum of N products that should be exactly one half
     low, high = np.searchsorted(reached, [0.5 - tolerance, 0.5 + tolerance])
-    middle = (min(int(low), candidates - 1) + min(int(high), candidates - 1)) / 2 + 1
+    middle = (min(int(low), most - 1) + min(int(high), most - 1)) / 2 + 1
     reciprocal = float(np.sum((missed[:-1] - missed[1:]) / (drawn + 1)))
     return recall, middle, reciprocal
 
@@ -273,12 +279,23 @@ def bootstrap_interval(
 
     Source: Efron, Annals of Statistics 7(1), 1979: the percentile method.
     """
-    if units < 1 or resamples < 1 or not 0 < confidence < 1:
-        raise ValueError(f"{units} units, {resamples} resamples, confidence {confidence}: expected 1 or more, 1 or more, 0 to 1")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}, expected 1 or more resamples and a confidence between 0 and 1")
+    values = np.concatenate([statistic(counts) for counts in resampled_counts(units, resamples, seed)])
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def resampled_counts(units: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Yield bootstrap resamples, some at a time: (B, units) int64, how often each unit was drawn; each row sums to `units`.
+
+    Raises:
+        ValueError: If there is no unit or no resample.
+    """
+    if units < 1 or resamples < 1:
+        raise ValueError(f"{units} units and {resamples} resamples, expected 1 or more of each")
     draw = np.random.default_rng(seed)
     shares = np.full(units, 1 / units)
     at_once = max(1, _COUNTS_AT_ONCE // units)
-    sizes = [min(at_once, resamples - done) for done in range(0, resamples, at_once)]
-    values = np.concatenate([statistic(draw.multinomial(units, shares, size)) for size in sizes])
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    for done in range(0, resamples, at_once):
+        yield draw.multinomial(units, shares, min(at_once, resamples - done))

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.published_figures import published_for
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -42,6 +44,9 @@ class PerQuery:
         cosines: (Q, depth) float32, NaN where there are fewer.
         candidates: (rows of `find`,) ids under which rows are candidates: record ids or, where studies are ranked, study ids.
         gallery: (rows of `find`,) bool, the rows that are ranked at all.
+        answers: (Q,) int64, relevant candidates of each query, from 1.
+        reachable: (Q,) int64, candidates of each query.
+        unit: What `units` are, in the plural: "patients" (else their studies or records) or "prompts".
         relevant: Takes a query's place and returns the rows (int64, one for each candidate) that answer it.
         struck: Takes a query's place and returns the rows of the gallery (int64, ascending) that it must not find.
     """
@@ -58,6 +63,9 @@ class PerQuery:
     cosines: NDArray[np.float32]
     candidates: NDArray[np.object_]
     gallery: NDArray[np.bool_]
+    answers: NDArray[np.int64]
+    reachable: NDArray[np.int64]
+    unit: str
     relevant: Callable[[int], NDArray[np.int64]]
     struck: Callable[[int], NDArray[np.int64]]
 
@@ -72,6 +80,9 @@ class DirectionResult:
         candidates: How many each could find, before what a query must not find is left out.
         metrics: "P@5", "R@10", "median_rank", ... over all queries.
         per_class: The same for the queries of each finding, with their number.
+        per_view: The same for the queries of the films of each view, where they have several.
+        other_average: "micro" (over queries) where the overall figures are means over findings, or "macro" where they are not; none
+            where every finding asks equally often, since the two are then one.
         per_query: The queries one by one; not part of the JSON. None where the figures are no means over ranked queries.
     """
 
@@ -80,21 +91,29 @@ class DirectionResult:
     candidates: int
     metrics: Mapping[str, Score]
     per_class: Mapping[str, tuple[int, Mapping[str, Score]]] = field(default_factory=dict)
+    per_view: Mapping[str, tuple[int, Mapping[str, Score]]] = field(default_factory=dict)
+    other_average: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
     per_query: PerQuery | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON holds it."""
-        classes = {
-            name: {**{metric: score.to_dict() for metric, score in scores.items()}, "queries": queries}
-            for name, (queries, scores) in self.per_class.items()
-        }
+        beside = {"per_view": _counted(self.per_view), "other_average": {name: _figures(one) for name, one in self.other_average.items()}}
         return {
             "protocol": dict(self.protocol),
             "queries": self.queries,
             "candidates": self.candidates,
-            "metrics": {name: score.to_dict() for name, score in self.metrics.items()},
-            "per_class": classes,
+            "metrics": _figures(self.metrics),
+            "per_class": _counted(self.per_class),
+            **{name: figures for name, figures in beside.items() if figures},
         }
+
+
+def _figures(scores: Mapping[str, Score]) -> dict[str, Any]:
+    return {name: score.to_dict() for name, score in scores.items()}
+
+
+def _counted(groups: Mapping[str, tuple[int, Mapping[str, Score]]]) -> dict[str, Any]:
+    return {name: {**_figures(scores), "queries": queries} for name, (queries, scores) in groups.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +125,9 @@ class EvaluationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the primary direction's figures; with several directions, each also under "directions"."""
-        each = {name: {"benchmark": self.benchmark, **result.to_dict()} for name, result in self.directions.items()}
+        each = {
+            name: {"benchmark": self.benchmark, **result.to_dict(), "published": published_for(self.benchmark, name)}
+            for name, result in self.directions.items()
+        }
         primary = next(iter(each.values()))
         return {**primary, "directions": each} if len(each) > 1 else primary

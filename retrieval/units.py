@@ -70,11 +70,11 @@ def judge(engine: SearchEngine, task: LabelTask, k: int, by: By = "image", exclu
         cosines=np.full((queries, k), np.nan, dtype=np.float32),
         left_out=left_out,
     )
-    for gallery, members in _galleries(task):
+    for gallery, members in galleries(task):
         items, places = np.unique(task.items[members], return_inverse=True)
         excluded = None if left_out is None else [left_out[item] for item in items]
         ranked = _rank_units(engine, task, vectors[items], k, gallery, excluded, units if by == "study" else None)
-        masks = _unit_masks(task, gallery, units) if by == "study" else task.relevance.positive
+        masks = unit_masks(task, gallery, units) if by == "study" else task.relevance.positive
         bits = task.relevance.bits[task.classes[members]]
         judged.rows[members], judged.cosines[members] = ranked.rows[places], ranked.scores[places]
         judged.relevance[members] = ranked_relevance(ranked.rows[places], bits, masks)
@@ -82,7 +82,7 @@ def judge(engine: SearchEngine, task: LabelTask, k: int, by: By = "image", exclu
     return judged
 
 
-def _galleries(task: LabelTask) -> Iterator[tuple[NDArray[np.bool_], Rows]]:
+def galleries(task: LabelTask) -> Iterator[tuple[NDArray[np.bool_], Rows]]:
     """The candidates that are judged, with the queries that they are judged for: mostly all for all."""
     groups: dict[bytes, list[int]] = {}
     for place in np.unique(task.classes):
@@ -142,7 +142,7 @@ def _first_of_each(row: Rows, units: Rows, k: int) -> Rows:
     return np.sort(np.unique(units[row[row >= 0]], return_index=True)[1])[:k]
 
 
-def _unit_masks(task: LabelTask, gallery: NDArray[np.bool_], units: Rows) -> NDArray[np.unsignedinteger]:
+def unit_masks(task: LabelTask, gallery: NDArray[np.bool_], units: Rows) -> NDArray[np.unsignedinteger]:
     """The findings of each row's unit: of all its candidate images together."""
     held = np.zeros(int(units.max()) + 1, dtype=task.relevance.positive.dtype)
     np.bitwise_or.at(held, units[gallery], task.relevance.positive[gallery])
