@@ -1,5 +1,6 @@
 """From encoded questions to answers: planned, ranked together where they are alike, looked deeper into where too few are left."""
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +16,8 @@ from retrieval.search import Search, first_depth, wanted_depth
 
 if TYPE_CHECKING:
     from index.vector_index import VectorIndex
+
+_log = logging.getLogger(__name__)
 
 
 class Searches(Encodes, Protocol):
@@ -44,6 +47,7 @@ def answer_queries(engine: Searches, queries: Sequence[Query]) -> list[Answer]:
         MedretError: If one of them cannot be answered.
     """
     searches = [_begin(engine, question) for question in read_questions(engine, queries)]
+    _log.info("encoded the terms of %d queries", len(queries))
     while pending := [search for search in searches if not search.done]:
         alike: dict[object, list[Search]] = {}
         for search in pending:
@@ -81,6 +85,7 @@ def _rank(engine: Searches, searches: Sequence[Search]) -> None:
     vectors = np.concatenate([search.question.vector for search in searches])
     own = [search.left_out for search in searches]
     ranking = engine.rank(vectors, query.find, one.depth, query.vector, allowed=one.allowed, exclude=own, plan=plan)
+    _log.info("ranked %s for %d queries, %d deep: %s", query.find, len(searches), one.depth, plan.reason)
     for search, rows, scores in zip(searches, ranking.rows, ranking.scores, strict=True):
         search.plan = plan
         search.take(rows, scores)

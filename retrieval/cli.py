@@ -15,6 +15,7 @@ from retrieval.commands.encoding import encode
 from retrieval.commands.indexes import add, build_index, compact, info, remove, verify
 from retrieval.commands.learning import train
 from retrieval.commands.measuring import evaluate
+from retrieval.commands.weighted import WeightedCommand
 
 DEBUG = "MEDRET_DEBUG"  # set in the environment, it lets tracebacks through
 
@@ -27,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (phantoms, corpus, train, encode, cache, build_index, info, add, remove, compact, verify, query, evaluate, doctor):
-    app.command()(command)
+    app.command(cls=WeightedCommand if command is query else None)(command)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """From a question to ranked records: the one search path of the command line, the page and the evaluations."""
 
+import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from index.vector_index import VectorIndex
 
 AT_ONCE = 64  # queries
+_log = logging.getLogger(__name__)
 
 __all__ = ["Answer", "Hit", "Query", "Ranking", "SearchEngine", "Term"]
 
@@ -77,6 +79,7 @@ class SearchEngine:
         from index.folder import open_index
 
         opened = open_index(Path(index_dir))
+        _log.info("opened %s", index_dir)
         folder = opened.encoder_folder
         if encoder is not None:
             folder = _same_encoder(Path(encoder), opened)
@@ -90,6 +93,7 @@ class SearchEngine:
                 from encoders.checkpoint import load_checkpoint
 
                 self._encoder = load_checkpoint(self.encoder_folder, choose_device(self.device))
+                _log.info("loaded the encoder by torch, from %s", self.encoder_folder)
             return self._encoder
 
     @property
@@ -189,7 +193,9 @@ class SearchEngine:
         folded = [" ".join(text.split()) for text in texts]
         if not all(folded):
             raise MedretError("the query text is empty; give a finding or a report in plain words")
-        return self.texts.encode(folded, vector, batch_size)
+        vectors = self.texts.encode(folded, vector, batch_size)
+        _log.info("%s", self.texts.way)
+        return vectors
 
     def encode_labels(self, names: Sequence[str], vector: str = "joint") -> NDArray[np.float32]:
         """Encode labels through the encoder's continuous prompts into (len(names), D) float32 unit vectors.

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from retrieval.answers import Answer, Hit
 from retrieval.filters import EVERYTHING
 from retrieval.published_figures import render_published
+from retrieval.question import term_name
 
 if TYPE_CHECKING:
     from index.encode import EncodeSummary
     from index.index_manifest import IndexManifest
     from index.manifest import ShardsManifest
+    from retrieval.explanation import Explanation
 
 
 def render_answer(answer: Answer, cosines: Sequence[Sequence[float]] | None = None) -> str:
@@ -24,16 +26,12 @@ def render_answer(answer: Answer, cosines: Sequence[Sequence[float]] | None = No
     """
     if not answer.hits:
         return "no hits"
-    rows = [_hit_row(hit, answer_row) for hit, answer_row in zip(answer.hits, cosines or [()] * len(answer.hits), strict=True)]
-    terms = [term_name(place) for place in range(1, len(cosines[0]) + 1)] if cosines else []
-    head = ["rank", "score", "percentile", *terms, "id", "patient", "view", "positive findings", "report"]
-    limits = [4, 6, 10, *[6] * len(terms), 44, 20, 8, 36]
-    if all(hit.percentile is None for hit in answer.hits):
-        head, rows, limits = ([*row[:2], *row[3:]] for row in (head, rows, limits))  # type: ignore
+    columns = _columns(answer.hits, cosines or [])
+    widths = [min(limit, max(map(len, [title, *cells]))) for title, limit, cells in columns[:-1]]
     room = max(shutil.get_terminal_size((120, 24)).columns, 80)
-    widths = [min(limit, max(len(row[i]) for row in [head, *rows])) for i, limit in enumerate(limits)]
     widths.append(max(room - sum(widths) - 2 * len(widths), 12))
-    return "\n".join("  ".join(_cut(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows])
+    rows = zip(*([title, *cells] for title, _, cells in columns), strict=True)
+    return "\n".join("  ".join(_cut(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def render_explanation(explanation: "Explanation") -> str:
@@ -52,7 +50,7 @@ def percentile_figure(value: float | None) -> str:
 
 def answer_notes(answer: Answer) -> tuple[str, ...]:
     """Return what to say beside an answer: its notes, and which plan ran wherever it is not plain that all rows were compared."""
-    plain = answer.plan.kind == "flat" and answer.query.selection == EVERYTHING
+    plain = answer.plan.kind == "flat" and answer.query.selection == EVERYTHING and not answer.query.without
     return answer.notes if plain else (*answer.notes, answer.plan.reason)
 
 
@@ -137,10 +135,22 @@ def render_index(folder: Path, manifest: "IndexManifest") -> str:
     )
 
 
-def _hit_row(hit: Hit) -> list[str]:
-    positive = ", ".join(finding for finding, state in hit.labels.items() if state == "positive")
-    report = " ".join((hit.text or "").split())
-    return [str(hit.rank), f"{hit.score:.3f}", hit.id, hit.patient_id or "-", hit.view or "-", positive or "-", report or "-"]
+def _columns(hits: Sequence[Hit], cosines: Sequence[Sequence[float]]) -> list[tuple[str, int, list[str]]]:
+    """The columns of a table of hits, each with its title, its greatest width and its cells; the last takes what is left."""
+    columns = [("rank", 4, [str(hit.rank) for hit in hits]), ("score", 6, [f"{hit.score:.3f}" for hit in hits])]
+    if any(hit.percentile is not None for hit in hits):
+        columns.append(("percentile", 10, [percentile_figure(hit.percentile) for hit in hits]))
+    for place, of_term in enumerate(zip(*cosines, strict=True), start=1):
+        columns.append((term_name(place), 6, [f"{cosine:.3f}" for cosine in of_term]))
+    positive = [", ".join(finding for finding, state in hit.labels.items() if state == "positive") for hit in hits]
+    columns += [
+        ("id", 44, [hit.id for hit in hits]),
+        ("patient", 20, [hit.patient_id or "-" for hit in hits]),
+        ("view", 8, [hit.view or "-" for hit in hits]),
+        ("positive findings", 36, [names or "-" for names in positive]),
+        ("report", 0, [" ".join((hit.sentence or hit.text or "").split()) or "-" for hit in hits]),
+    ]
+    return columns
 
 
 def _metric_table(result: Mapping[str, Any]) -> str:

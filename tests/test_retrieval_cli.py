@@ -475,8 +475,13 @@ def test_an_error_of_medret_itself_is_one_line_without_data(monkeypatch, capsys)
 
 def test_wrong_usage_ends_with_exit_code_2(made):
     assert medret("query", "--index", made.index).returncode == 2
-    assert medret("query", "--text", "a", "--id", "b", "--index", made.index).returncode == 2
-    assert medret("query", "--text", "a", "--label", "b", "--index", made.index).returncode == 2
+    for options in (
+        ["--text", "a", "--queries", "a.jsonl", "--out", "b.jsonl"],
+        ["--queries", "a.jsonl"],
+        ["--text", "a", "--explain", "--format", "html"],
+        ["--text", "a", "--collapse", "film"],
+    ):
+        assert medret("query", *options, "--index", made.index).returncode == 2, options
     assert medret("evaluate", "chexpert-8x200", "--index", made.index).returncode == 2
 
 

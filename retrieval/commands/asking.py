@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from encoders.device import choose_device
-from retrieval.commands.notes import note
+from encoders.errors import MedretError
+from retrieval.commands.notes import note, told
 from retrieval.commands.options import (
     INDEX,
     Device,
@@ -17,23 +18,34 @@ from retrieval.commands.options import (
     SameEncoder,
     Splits,
     Vector,
+    Verbose,
     Views,
     Where,
     WithIds,
     parse_conditions,
 )
+from retrieval.commands.weighted import given_terms
 
 if TYPE_CHECKING:
     from retrieval.engine import Answer, SearchEngine
 
 
 def query(
-    text: Annotated[str | None, typer.Option("--text", help="A finding or a report, in plain words.")] = None,
-    label: Annotated[str | None, typer.Option("--label", help="A label that the encoder has learned a prompt for.")] = None,
-    image: Annotated[Path | None, typer.Option("--image", help="A film: JPEG, PNG or DICOM.")] = None,
-    id: Annotated[str | None, typer.Option("--id", help="A record of the index.")] = None,
+    ctx: typer.Context,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="A finding or a report, in plain words; --text:0.5 gives a weight.")
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", help="A label that the encoder has learned a prompt for.")] = None,
+    image: Annotated[list[Path] | None, typer.Option("--image", help="A film: JPEG, PNG or DICOM.")] = None,
+    id: Annotated[list[str] | None, typer.Option("--id", help="A record of the index.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="A finding or a text that no hit shall show; repeatable.")] = None,
+    queries: Annotated[Path | None, typer.Option(help='Ask each line of this file: {"text": "edema", "k": 5}; with --out.')] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the answers to --queries go, a line each.")] = None,
     find: Annotated[Literal["images", "reports", "sentences"], typer.Option(help="What to look for.")] = "images",
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
+    offset: Annotated[int, typer.Option(min=0, help="How many hits to skip.")] = 0,
+    min_score: Annotated[float | None, typer.Option(help="The least score of a hit.")] = None,
+    collapse: Annotated[Literal["study", "patient", "duplicates"] | None, typer.Option(help="Keep the best hit alone of each.")] = None,
     index_dir: Index = INDEX,
     split: Splits = None,
     view: Views = None,
@@ -43,48 +55,94 @@ def query(
         bool | None,
         typer.Option("--exclude-same-patient/--include-same-patient", help="On where the query is a record of the corpus."),
     ] = None,
+    exclude_same_study: Annotated[
+        bool, typer.Option("--exclude-same-study", help="Leave out the study of the query, but not its patient's other studies.")
+    ] = False,
     vector: Annotated[Vector, typer.Option(help="features: the encoder's output before projection.")] = "joint",
     format: Annotated[Format, typer.Option(help="How to print them.")] = "table",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what each term counts for, what was left out, and how it was searched.")
+    ] = False,
     with_ids: WithIds = False,
     encoder: SameEncoder = None,
     device: Device = None,
+    verbose: Verbose = False,
 ) -> None:
-    """Print the k records that answer a text, a label, an image or a record best."""
-    if sum(given is not None for given in (text, label, image, id)) != 1:
-        raise typer.BadParameter("give one of --text, --label, --image and --id")
-    from retrieval.engine import Query, SearchEngine
-    from retrieval.tables import answer_notes
+    """Print the k records that answer a text, a label, an image or a record best, or several of them together.
+
+    Each of --text, --label, --image and --id may be given several times, and with a weight in its name:
+    --image film.png --text:0.5 "cardiomegaly" --text:-0.5 "pacemaker".
+    """
+    terms = given_terms(ctx, {"text": text, "label": label, "image": image, "id": id})
+    if bool(terms) == (queries is not None):
+        raise typer.BadParameter("give one or more of --text, --label, --image and --id, or --queries FILE")
+    if (queries is None) != (out is None):
+        raise typer.BadParameter("--queries and --out go together: one FILE to read, one to write")
+    if queries is not None and format != "table":
+        raise typer.BadParameter("--queries writes JSON lines to --out; leave out --format")
+    if explain and format == "html":
+        raise typer.BadParameter("--explain goes with --format table or json")
+    if min_score is not None and min_score != min_score:
+        raise typer.BadParameter("--min-score is not a number")
+    shared: dict[str, Any] = {
+        "without": tuple(without or ()),
+        "find": find,
+        "k": k,
+        "offset": offset,
+        "min_score": min_score,
+        "collapse": collapse,
+        "splits": tuple(split) if split else None,
+        "views": tuple(view) if view else None,
+        "only": parse_conditions(only),
+        "where": where,
+        "exclude_same_patient": exclude_same_patient,
+        "exclude_same_study": exclude_same_study,
+        "vector": vector,
+    }
+    with told(verbose):
+        engine = _load(index_dir, encoder, device)
+        if queries is not None and out is not None:
+            _answer_file(engine, queries, out, shared, explain)
+        else:
+            from retrieval.engine import Query
+
+            _print_answer(engine, engine.search(Query(terms=terms, **shared)), format, explain, with_ids)
+
+
+def _load(index_dir: Path, encoder: Path | None, device: str | None) -> "SearchEngine":
+    from retrieval.engine import SearchEngine
 
     search_device = device if device is not None and device.startswith("cuda") else None  # as named: for one query a GPU seldom pays
-    engine = SearchEngine.load(index_dir, encoder, choose_device(device), search_device)
-    asked = Query(
-        text=text,
-        label=label,
-        image=image,
-        id=id,
-        find=find,
-        k=k,
-        splits=tuple(split) if split else None,
-        views=tuple(view) if view else None,
-        only=parse_conditions(only),
-        where=where,
-        exclude_same_patient=exclude_same_patient,
-        vector=vector,
-    )
-    answer = engine.search(asked)
-    for line in answer_notes(answer):
-        note(line)
-    _print_answer(engine, answer, format, with_ids)
+    return SearchEngine.load(index_dir, encoder, choose_device(device), search_device)
 
 
-def _print_answer(engine: "SearchEngine", answer: "Answer", format: Format, with_ids: bool) -> None:
+def _answer_file(engine: "SearchEngine", queries: Path, out: Path, shared: dict[str, Any], explain: bool) -> None:
+    from retrieval.explanation import explain as take_apart
+    from retrieval.query_file import answer_file
+
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise MedretError(f"{out}: {'is a folder' if out.is_dir() else 'its folder is not there'}; name a file to write")
+    form = (lambda answer: take_apart(engine, answer).to_dict()) if explain else None
+    print(f"{out}: answers to {answer_file(engine, queries, out, shared, form):,} queries")
+
+
+def _print_answer(engine: "SearchEngine", answer: "Answer", format: Format, explain: bool, with_ids: bool) -> None:
+    from retrieval.explanation import explain as take_apart
+    from retrieval.tables import answer_notes, render_answer, render_explanation
+
+    explanation = take_apart(engine, answer) if explain else None
+    if explanation is None:
+        for line in answer_notes(answer):
+            note(line)
     if format == "json":
-        print(json.dumps([hit.to_dict() for hit in answer.hits], indent=2, ensure_ascii=False))
+        print(
+            json.dumps(
+                [hit.to_dict() for hit in answer.hits] if explanation is None else explanation.to_dict(), indent=2, ensure_ascii=False
+            )
+        )
     elif format == "html":
         from retrieval.report import render_answers
 
         print(render_answers(engine, [answer], with_ids=with_ids))
     else:
-        from retrieval.tables import render_answer
-
-        print(render_answer(answer))
+        print(render_answer(answer) if explanation is None else render_explanation(explanation))

@@ -58,6 +58,7 @@ MaxFailures = Annotated[
     str | None, typer.Option(help="Stop when more images cannot be decoded: a number, or 2% of all. Each process counts its own.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Say on stderr what is loaded and done, and when.")]
 WithIds = Annotated[bool, typer.Option("--with-ids", help="HTML: name patients, records and paths.")]
 INDEX = Path("medret-index")
 Quantity = TypeVar("Quantity", int, float)
