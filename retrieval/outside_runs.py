@@ -1,0 +1,147 @@
+"""Runs of other systems, scored as our own are."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.errors import MedretError
+from encoders.json_object import read_json
+from retrieval.figures import direction_result
+from retrieval.measures import MEASURES, Measure, chance_measures, measure_rankings
+from retrieval.metrics import Denominator
+from retrieval.results import EvaluationResult, PerQuery
+from retrieval.saved_runs import CANDIDATES, QRELS, QUERIES, RESULT, describe_queries, read_queries
+from retrieval.trec import JudgedRun, Qrels, Run, judge_run, read_qrels, read_run, token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Beside:
+    """What a saved evaluation keeps beside its judgements."""
+
+    protocol: dict[str, Any]
+    queries: list[dict[str, Any]]
+    candidates: frozenset[str]
+
+
+def evaluate_trec(
+    run: Path,
+    qrels: Path,
+    *,
+    ks: Sequence[int] | None = None,
+    measures: Sequence[Measure] = MEASURES,
+    denominator: Denominator | None = None,
+) -> EvaluationResult:
+    """Score a run in TREC's format.
+
+    A query without a relevant document is left out and counted; one that the run does not answer scores nothing, and is counted too.
+    Where the judgements lie in the folder of a saved evaluation, findings, patients, cut-offs, the average and the denominator are
+    that evaluation's, and a document that was no candidate is refused; elsewhere each query stands for itself, and a document that
+    no line names is not relevant.
+
+    Args:
+        run: The file of the run.
+        qrels: The file of the judgements.
+        ks: Cut-offs; the saved evaluation's, else 5, 10 and 50.
+        measures: Some of MEASURES.
+        denominator: Of P@k; the saved evaluation's, else "k".
+
+    Raises:
+        MedretError: If a file is damaged, or ids of the run are not those of the judgements.
+    """
+    answers, judgements, beside = read_run(run), read_qrels(qrels), _beside(qrels)
+    if beside is not None and (strange := [name for name in answers.documents if name not in beside.candidates]):
+        raise MedretError(
+            f"{run}: {len(strange)} of its {len(answers.documents)} documents are no candidates, the first is {strange[0]}; "
+            f"expected ids of {_sibling(qrels, CANDIDATES)}"
+        )
+    told = {} if beside is None else beside.protocol
+    cuts = tuple(ks or told.get("k", (5, 10, 50)))
+    share = denominator or told.get("denominator", "k")
+    judged = judge_run(answers, judgements)
+    answerable = judgements.relevant > 0
+    silent = int(np.count_nonzero(answerable & (judged.ranked < 0).all(axis=1)))
+    lacking = int(np.count_nonzero(~answerable))
+    each = _per_query(answers, judgements, judged, beside, cuts, measures, share)
+    protocol = {
+        "direction": told.get("direction", "run"),
+        "run": answers.name,
+        "qrels": judgements.name,
+        "k": list(cuts),
+        "denominator": share,
+        "relevance": "a grade from 1",
+        "average": told.get("average", "findings" if each.names else "queries"),
+        "scored_0_since_not_in_the_run": silent,
+        "left_out": {"queries without a relevant candidate": lacking} if lacking else {},
+    }
+    candidates = len(judgements.documents) if beside is None else len(beside.candidates)
+    return EvaluationResult(benchmark="trec", directions={str(protocol["direction"]): direction_result(each, protocol, candidates)})
+
+
+def _per_query(
+    run: Run,
+    qrels: Qrels,
+    judged: JudgedRun,
+    beside: _Beside | None,
+    ks: Sequence[int],
+    measures: Sequence[Measure],
+    denominator: Denominator,
+) -> PerQuery:
+    kept = np.flatnonzero(qrels.relevant > 0)
+    rows, hits, relevant = judged.ranked[kept], judged.relevance[kept], qrels.relevant[kept]
+    ids = [qrels.queries[query] for query in kept]
+    described = _described(ids, qrels, relevant, beside)
+    chance = chance_measures(relevant, described["reachable"], measures, ks, denominator)
+    if beside is None:  # what was never judged may have been a candidate, so a random order is not known
+        chance = {name: np.full(len(kept), math.nan) for name in chance}
+    return PerQuery(
+        **described,
+        scores=measure_rankings(hits, relevant, measures, ks, denominator),
+        chance=chance,
+        find="documents",
+        rows=rows,
+        cosines=np.full(rows.shape, np.nan, dtype=np.float32),
+        candidates=np.array(run.documents, dtype=object),
+        gallery=np.ones(len(run.documents), dtype=np.bool_),
+        relevant=lambda query: rows[query][hits[query]],
+        struck=lambda query: rows[query][:0],
+    )
+
+
+def _described(ids: Sequence[str], qrels: Qrels, relevant: NDArray[np.int64], beside: _Beside | None) -> dict[str, Any]:
+    """Who asks: as saved beside the judgements, else each query by itself and for no finding."""
+    if beside is None:
+        strange = [{"id": id, "finding": None, "view": None, "unit": place} for place, id in enumerate(ids)]
+        saved = [
+            one | {"relevant": count, "candidates": len(qrels.documents)} for one, count in zip(strange, relevant.tolist(), strict=True)
+        ]
+        return describe_queries(saved) | {"unit": "queries"}
+    known = {token(one["id"]): one for one in beside.queries}
+    if missing := [id for id in ids if id not in known]:
+        raise MedretError(f"{qrels.name}: {len(missing)} of its queries are not in the {QUERIES} file beside it, the first is {missing[0]}")
+    unit = "prompts" if beside.protocol["direction"].startswith("text") else "patients"
+    return describe_queries([known[id] for id in ids]) | {"unit": unit}
+
+
+def _beside(qrels: Path) -> _Beside | None:
+    """What a saved evaluation keeps beside these judgements; None where they are none of one."""
+    places = [_sibling(qrels, QUERIES), _sibling(qrels, CANDIDATES), qrels.parent / RESULT]
+    if not qrels.name.endswith(QRELS) or not all(place.is_file() for place in places):
+        return None
+    result = read_json(places[2])
+    each = result.get("directions") or {result["protocol"]["direction"]: result}
+    name = qrels.name.removesuffix(QRELS)
+    protocol = next((one["protocol"] for direction, one in each.items() if token(direction) == name), None)
+    if protocol is None:
+        return None
+    return _Beside(
+        protocol=protocol, queries=read_queries(places[0]), candidates=frozenset(places[1].read_text(encoding="utf-8").splitlines())
+    )
+
+
+def _sibling(qrels: Path, ending: str) -> Path:
+    return qrels.with_name(qrels.name.removesuffix(QRELS) + ending)
