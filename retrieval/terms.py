@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import isfinite
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from encoders.errors import MedretError
+
+if TYPE_CHECKING:  # the command line reads terms: its help does without NumPy
+    import numpy as np
+    from numpy.typing import NDArray
 
 KINDS = ("text", "label", "image", "id")
 
@@ -64,7 +65,7 @@ class AskedTerm:
 
     term: Term
     asker: str
-    vector: NDArray[np.float32]
+    vector: "NDArray[np.float32]"
     scale: float = 1.0
 
     @property
@@ -111,7 +112,7 @@ def read_term(given: Mapping[str, Any]) -> Term:
     return Term(**values)
 
 
-def compose(terms: Sequence[AskedTerm]) -> NDArray[np.float32]:
+def compose(terms: Sequence[AskedTerm]) -> "NDArray[np.float32]":
     """Return the query vector of the terms: unit(sum of weight / scale x vector), (1, D) float32.
 
     One term with a positive weight is its own vector, bit for bit.
@@ -119,6 +120,8 @@ def compose(terms: Sequence[AskedTerm]) -> NDArray[np.float32]:
     Raises:
         MedretError: If the terms cancel each other.
     """
+    import numpy as np
+
     if len(terms) == 1 and terms[0].term.weight > 0:
         return terms[0].vector[None]
     total = np.sum([one.factor * one.vector.astype(np.float64) for one in terms], axis=0)
