@@ -7,6 +7,7 @@ from functools import partial
 from retrieval.benchmarks import LABEL_DIRECTIONS, PUBLISHED_DIRECTIONS, RECALL_DIRECTIONS
 from retrieval.evaluation import evaluate_label_precision, evaluate_report_recall
 from retrieval.linear_probe import PROBE_DIRECTIONS, evaluate_linear_probe
+from retrieval.outside_runs import evaluate_trec
 from retrieval.published_benchmarks import FIVE_DIRECTIONS, evaluate_chexpert_8x200, evaluate_five_by_200
 from retrieval.results import EvaluationResult
 from retrieval.zero_shot import ZERO_SHOT_DIRECTIONS, evaluate_zero_shot
@@ -29,4 +30,5 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "mimic-5x200": Benchmark(partial(evaluate_five_by_200, benchmark="mimic-5x200"), FIVE_DIRECTIONS, "possible"),
     "zero-shot": Benchmark(evaluate_zero_shot, ZERO_SHOT_DIRECTIONS),
     "linear-probe": Benchmark(evaluate_linear_probe, PROBE_DIRECTIONS),
+    "trec": Benchmark(evaluate_trec, ()),  # of two files, without an index
 }

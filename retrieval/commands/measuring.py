@@ -15,24 +15,27 @@ from encoders.device import choose_device
 from encoders.errors import MedretError
 from retrieval.commands.encoding import encode_with_notes
 from retrieval.commands.flags import spread
+from retrieval.commands.keeping_flags import KeepingFlags
 from retrieval.commands.options import INDEX, Device, Index, Only, Splits, Vector, Views, Where, WithIds, parse_conditions
-from retrieval.commands.protocol_flags import ProtocolFlags
 
 if TYPE_CHECKING:
-    from retrieval.engine import SearchEngine
     from retrieval.results import EvaluationResult
 
-Benchmark = Literal["label-precision", "report-recall", "chexpert-8x200", "chexpert-5x200", "mimic-5x200", "zero-shot", "linear-probe"]
+Benchmark = Literal[
+    "label-precision", "report-recall", "chexpert-8x200", "chexpert-5x200", "mimic-5x200", "zero-shot", "linear-probe", "trec"
+]
 _FLAGS = {  # parameter to flag, where they differ
     "directions": "direction",
     "ks": "k",
     "splits": "split",
     "views": "view",
     "fractions": "fraction",
+    "measures": "measure",
+    "ask_splits": "ask-split",
 }
 
 
-@spread(ProtocolFlags)
+@spread(KeepingFlags)
 def evaluate(
     benchmark: Annotated[Benchmark, typer.Argument(help="What to measure.")],
     lists: Annotated[
@@ -40,7 +43,7 @@ def evaluate(
         typer.Argument(help="chexpert-8x200: the folder of the published lists; 5x200: a CSV list, drawn from the index when not given."),
     ] = None,
     *,
-    flags: ProtocolFlags,
+    flags: KeepingFlags,
     index_dir: Index = INDEX,
     direction: Annotated[list[str] | None, typer.Option("--direction", help="text-image, image-image, ...; all when not given.")] = None,
     split: Splits = None,
@@ -66,6 +69,7 @@ def evaluate(
     ] = None,
     image_root: Annotated[Path | None, typer.Option(help="chexpert-8x200: encode just the listed images, from here.")] = None,
     encoder: Annotated[Path | None, typer.Option(help="With --image-root: the encoder; else a check of the index's own.")] = None,
+    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples of patients behind each 95 % interval; 0 for none.")] = 2000,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")] = None,
     html_out: Annotated[Path | None, typer.Option("--html", help="Write the result and examples as one HTML page.")] = None,
     with_ids: WithIds = False,
@@ -73,21 +77,25 @@ def evaluate(
 ) -> None:
     """Score retrieval on a benchmark, with the level of chance beside each figure."""
     from retrieval.engine import SearchEngine
+    from retrieval.figures import add_intervals
     from retrieval.tables import render_result
 
     given: dict[str, Any] = {"directions": direction, "ks": k, "splits": split, "views": view, "by": by, "uncertain": uncertain}
     given |= {"exclude_same_patient": exclude_same_patient, "max_queries": max_queries, "seed": seed, "image_vector": image_vector}
     given |= {"only": parse_conditions(only), "where": where, **flags.given()}
+    flags.check(benchmark, html=html_out is not None)
     measure = _measure(benchmark, lists, given)
     _check_places(json_out, html_out, flags.list_out)
     with _listed_index(lists, image_root, encoder, device) as listed:
-        engine = SearchEngine.load(listed or index_dir, encoder, choose_device(device))
-        result = measure(engine)
+        engine = None if benchmark == "trec" else SearchEngine.load(listed or index_dir, encoder, choose_device(device))
+        result = measure() if engine is None else measure(engine)
+        result = add_intervals(result, resamples) if resamples else result
         content = result.to_dict()
         print(render_result(content))
         if json_out is not None:
             _write(json_out, json.dumps(content, indent=2) + "\n")
-        if html_out is not None:
+        flags.keep(result)
+        if html_out is not None and engine is not None:
             from retrieval.report import render_evaluation
 
             _write(html_out, render_evaluation(engine, content, with_ids=with_ids))
@@ -113,7 +121,7 @@ def _listed_index(lists: Path | None, image_root: Path | None, encoder: Path | N
         yield out
 
 
-def _measure(benchmark: Benchmark, lists: Path | None, given: dict[str, Any]) -> "Callable[[SearchEngine], EvaluationResult]":
+def _measure(benchmark: Benchmark, lists: Path | None, given: dict[str, Any]) -> "Callable[..., EvaluationResult]":
     """The benchmark with the options that were given; one that it does not have is wrong usage, not ignored."""
     from retrieval.protocols import BENCHMARKS
 
