@@ -23,6 +23,7 @@ from retrieval.matches import PairRanks, rank_pairs
 from retrieval.measures import COMPLETE, Measure, chance_measures, measure_rankings
 from retrieval.metrics import Denominator, chance_ranks
 from retrieval.qrels import UncertainPolicy
+from retrieval.report_texts import choose_report_text
 from retrieval.results import DirectionResult, EvaluationResult
 from retrieval.units import By, Judged, judge, number_units
 
@@ -36,6 +37,7 @@ def evaluate_label_precision(
     views: Sequence[str] | None = None,
     only: Sequence[Condition] = (),
     where: str | None = None,
+    ask_splits: Sequence[str] | None = None,
     findings: Sequence[str] | None = None,
     uncertain: UncertainPolicy = "negative",
     image_vector: str = "joint",
@@ -57,6 +59,7 @@ def evaluate_label_precision(
         views: Only images of these views ask and are candidates; all by default.
         only: Only records that meet these conditions ask and are candidates.
         where: Only records that meet this expression (`parse_where`) ask and are candidates.
+        ask_splits: Images of these splits ask, and those of `splits` are ranked; the same ones by default.
         findings: Those to ask for; all that the index has labels for by default.
         uncertain: What an uncertain label of a candidate counts as: "negative", "positive", or "ignore".
         image_vector: What image-image compares; the other directions always compare joint vectors.
@@ -74,6 +77,7 @@ def evaluate_label_precision(
     if directions is None:
         directions = [name for name in LABEL_DIRECTIONS if name != "image-report" or "reports" in engine.modalities]
     selection = read_selection(splits, views, only, where)
+    asking = None if ask_splits is None else read_selection(ask_splits, views, only, where)
     results = {}
     for direction in directions:
         task = label_task(
@@ -81,6 +85,7 @@ def evaluate_label_precision(
             direction,
             vector=image_vector if direction == "image-image" else "joint",
             selection=selection,
+            asking=asking,
             findings=findings,
             uncertain=uncertain,
             max_queries=max_queries,
@@ -94,7 +99,8 @@ def evaluate_label_precision(
             "average": "findings",
         }
         protocol |= {"prompts": "built-in" if prompts is None else "given"} if direction == "text-image" else {}
-        protocol |= {"max_queries": max_queries, "seed": seed} if direction != "text-image" else {}
+        if direction != "text-image":
+            protocol |= {"ask_splits": "as ranked" if ask_splits is None else list(ask_splits), "max_queries": max_queries, "seed": seed}
         results[direction] = score_labels(engine, task, ks, by, exclude_same_patient, denominator, protocol, measures)
     return EvaluationResult(benchmark="label-precision", directions=results)
 
@@ -109,6 +115,7 @@ def evaluate_report_recall(
     only: Sequence[Condition] = (),
     where: str | None = None,
     by: By = "image",
+    report_text: str = "index",
 ) -> EvaluationResult:
     """Score how high each image ranks its own report, and each report its own images.
 
@@ -123,13 +130,15 @@ def evaluate_report_recall(
         only: Only records that meet these conditions.
         where: Only records that meet this expression (`parse_where`).
         by: "image", or "study": each study is one query and one candidate, scored by its best image.
+        report_text: Which text stands for a report: "index", or sections, see `choose_report_text`.
 
     Raises:
-        MedretError: If no selected image has a report.
+        MedretError: If no selected image has a report, or there is no such text.
     """
     selection = read_selection(splits, views, only, where)
-    task = pair_task(engine, selection)
-    results = {direction: score_pairs(engine, task, direction, ks, by, say_selection(selection)) for direction in directions}
+    asked, said = choose_report_text(engine, selection, report_text)
+    task, protocol = pair_task(asked, selection), {"report_text": said, **say_selection(selection)}
+    results = {direction: score_pairs(asked, task, direction, ks, by, protocol) for direction in directions}
     return EvaluationResult(benchmark="report-recall", directions=results)
 
 

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,15 +76,15 @@ def evaluate_linear_probe(
     probe = _Probe(engine.stored_vectors("images", rows, vector), relevance)
     order = _patients_in_order(engine, rows[parts["train"]], seed)
     scores: dict[str, Floats] = {}
-    learned: dict[str, Any] = {}
+    learned: list[str] = []
     for fraction in sorted(fractions):
         metric = f"AUC {100 * fraction:.4g}%"
         train = parts["train"][order < max(1, round(fraction * (order.max() + 1)))]
         strength, scores[metric] = probe.choose(train, parts["validate"], parts["test"])
-        learned[f"{100 * fraction:.4g}%"] = f"{len(train)} images, C {strength:g}"
+        learned.append(f"{100 * fraction:.4g}%: {len(train)} images (C {strength:g})")
     protocol = {"direction": "image-label", "vector": vector, **say_selection(selection), "parts": division, "learned_from": learned}
     protocol |= {"model": "L2 logistic regression on standardised vectors, C by validation area", "fits_cut_short": probe.cut_short}
-    protocol |= {"uncertain": uncertain, "seed": seed, "average": "findings", "interval": "95 %, 1,000 resamples of test patients"}
+    protocol |= {"uncertain": uncertain, "seed": seed, "interval": "95 %, 1,000 resamples of test patients"}
     tested = LabelRelevance(findings=names, positive=relevance.positive[parts["test"]], judged=relevance.judged[parts["test"]])
     result = area_result(engine, rows[parts["test"]], tested, scores, protocol)
     return EvaluationResult(benchmark="linear-probe", directions=dict.fromkeys(directions, result))
@@ -108,7 +107,7 @@ class _Probe:
     def choose(self, train: Rows, validate: Rows, test: Rows) -> tuple[float, Floats]:
         """Return the strength that does best on `validate`, and the (len(test), K) scores of the classifiers that have it."""
         shift, width = self.vectors[train].mean(axis=0), self.vectors[train].std(axis=0)
-        scale = 1 / np.where(width > 0, width, 1)
+        scale = (1 / np.where(width > 0, width, 1)).astype(np.float32)
         asked = np.concatenate([validate, test])
         every = np.stack([self._scores(train, asked, shift, scale, place) for place in range(self.judged.shape[1])], axis=2)
         held = len(validate)

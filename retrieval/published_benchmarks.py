@@ -1,6 +1,6 @@
 """Benchmarks on published lists: ConVIRT's 8x200, and images against the reports of 5x200 studies."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,13 +13,19 @@ from retrieval.engine import SearchEngine
 from retrieval.evaluation import read_selection, say_selection, score_labels, score_pairs
 from retrieval.filters import Condition
 from retrieval.five_by_200 import FIVE, FiveList, draw_five_list, identical_texts, load_five_list, save_five_list
+from retrieval.measures import Measure
 from retrieval.metrics import Denominator
 from retrieval.published_lists import load_published_lists
 from retrieval.results import DirectionResult, EvaluationResult
-from retrieval.text_tasks import GivenText, ceilings, published_text_task, seat_texts, text_task
+from retrieval.text_tasks import ceilings, given_text, published_text_task, seat_texts, text_task
 
 FIVE_DIRECTIONS = ("image-report", "own-report")
-_KS = {"image-text": (1, 5, 10), "chexpert-5x200": (5, 10, 100), "mimic-5x200": (1, 5, 10), "own-report": (1, 5, 10)}  # as published
+_KS: Mapping[str, Sequence[int]] = {
+    "image-text": (1, 5, 10),
+    "chexpert-5x200": (5, 10, 100),
+    "mimic-5x200": (1, 5, 10),
+    "own-report": (1, 5, 10),
+}  # as published
 
 OwnReport = Literal["counted", "excluded"]
 IdenticalTexts = Literal["each", "once"]
@@ -34,6 +40,7 @@ def evaluate_chexpert_8x200(
     image_vector: str = "features",
     exclude_same_patient: bool = False,
     denominator: Denominator = "k",
+    measures: Sequence[Measure] = ("P",),
 ) -> EvaluationResult:
     """Score ConVIRT's retrieval benchmark: P@k, averaged over the queries; chance is 12.5 %.
 
@@ -46,6 +53,7 @@ def evaluate_chexpert_8x200(
         image_vector: What image-image compares: "features" (before projection, as published) or "joint".
         exclude_same_patient: Leave out the candidates of an image query's patient; published: no.
         denominator: "k" as published, or "min(k, relevant)".
+        measures: What to compute of the rankings; published: P@k.
 
     Raises:
         MedretError: If a list is damaged, a listed image is not in the index, or the index lacks the vectors.
@@ -56,16 +64,16 @@ def evaluate_chexpert_8x200(
     published = load_published_lists(lists)
     results = {}
     for direction in directions:
-        cuts = ks or _KS.get(direction, (5, 10, 50, 100))
+        cuts: Sequence[int] = ks or _KS.get(direction, (5, 10, 50, 100))
         protocol = {"relevance": "the published label of the query's class is 1", "average": "queries"}
         if direction == "image-text":
             asked, task = published_text_task(engine, published)
             protocol = {"candidates": "the listed texts", "relevance": "a text of the image's published class", "average": "queries"}
             protocol |= {"ceiling": ceilings(task, cuts)} if denominator == "k" else {}
-            results[direction] = score_labels(asked, task, cuts, "image", False, denominator, protocol)
+            results[direction] = score_labels(asked, task, cuts, "image", False, denominator, protocol, measures)
         else:
             task = published_task(engine, published, direction, image_vector if direction == "image-image" else "joint")
-            results[direction] = score_labels(engine, task, cuts, "image", exclude_same_patient, denominator, protocol)
+            results[direction] = score_labels(engine, task, cuts, "image", exclude_same_patient, denominator, protocol, measures)
     return EvaluationResult(benchmark="chexpert-8x200", directions=results)
 
 
@@ -86,6 +94,7 @@ def evaluate_five_by_200(
     own_report: OwnReport = "counted",
     same_text: IdenticalTexts = "each",
     denominator: Denominator = "k",
+    measures: Sequence[Measure] = ("P",),
 ) -> EvaluationResult:
     """Score listed images against the reports of all listed studies.
 
@@ -108,6 +117,7 @@ def evaluate_five_by_200(
         own_report: Of image-report: the image's own report is a candidate as any other ("counted", as published), or left out.
         same_text: Identical texts are a candidate "each", as published, or one candidate that answers for all of them ("once").
         denominator: Of P@k: "k", or "min(k, relevant)".
+        measures: What to compute of the rankings of image-report; published: P@k.
 
     Raises:
         MedretError: If the list does not fit the index, a study has no text, or too few images can be drawn.
@@ -136,7 +146,7 @@ def evaluate_five_by_200(
         struck = tuple(studies.own[:, None]) if own_report == "excluded" else None
         task = text_task(studies.engine, direction, rows, studies.classes, FIVE, struck)
         protocol = {"relevance": "the report's study shows the image's finding", "own_report": own_report, **said, "average": "queries"}
-        results[direction] = score_labels(studies.engine, task, cuts, "image", False, denominator, protocol)
+        results[direction] = score_labels(studies.engine, task, cuts, "image", False, denominator, protocol, measures)
     return EvaluationResult(benchmark=benchmark, directions=results)
 
 
@@ -158,14 +168,8 @@ class _Studies:
         first = identical_texts(texts) if once else np.arange(len(texts))
         kept, self.own = np.unique(first, return_inverse=True)
         self.rows = rows
-        seated = [
-            GivenText(
-                id=listed.images[place].id,
-                text=texts[place],
-                positive=frozenset(FIVE[number] for number in self.classes[first == place]),
-            )
-            for place in kept.tolist()
-        ]
+        shown = [{FIVE[number] for number in self.classes[first == place]} for place in kept]
+        seated = [given_text(listed.images[place].id, texts[place], some, FIVE) for place, some in zip(kept.tolist(), shown, strict=True)]
         self.engine = seat_texts(engine, seated, FIVE)
 
     def pairs(self) -> PairTask:

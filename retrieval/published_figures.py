@@ -141,7 +141,7 @@ PUBLISHED_FIGURES: Mapping[tuple[str, str], tuple[PublishedFigures, ...]] = {
     ("report-recall", "image-report"): (
         PublishedFigures(
             source=f"{_CXR_CLIP}, on MIMIC-CXR's test split",
-            caveat=f"{_UNCHECKED} but for Swin-T's R@1; one image a study, the longer of findings and impression, identical texts once",
+            caveat=f"{_UNCHECKED}; one image a study, the longer of findings and impression, identical texts once",
             metrics=("R@1", "R@5", "R@10"),
             percent={
                 "GLoRIA": (7.2, 20.6, 30.3),

@@ -1,5 +1,7 @@
 """The area under the ROC curve as whole-array arithmetic, and its interval over patients."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,14 +10,14 @@ _WEIGHTS_AT_ONCE = 1 << 22
 
 
 def area_under_curve(
-    scores: NDArray[np.float64], positive: NDArray[np.bool_], weights: NDArray[np.int64] | None = None
+    scores: NDArray[np.float64], positive: NDArray[np.bool_], weights: NDArray[np.integer[Any]] | None = None
 ) -> NDArray[np.float64]:
     """Compute the chance that a positive scores above a negative, a tie counting one half.
 
     Args:
         scores: (N,) float64.
         positive: (N,) bool.
-        weights: (B, N) int64, how often each of the N is in each of B resamples; None for each once.
+        weights: (B, N) integers, how often each of the N is in each of B resamples; None for each once.
 
     Returns:
         (B,) float64 ((1,) without weights); NaN where there is no positive or no negative.
@@ -53,30 +55,35 @@ def mean_area(scores: NDArray[np.float64], positive: NDArray[np.bool_], judged: 
 
 
 def area_intervals(
-    scores: NDArray[np.float64], positive: NDArray[np.bool_], judged: NDArray[np.bool_], owners: NDArray[np.int64], seed: int = 0
+    scores: NDArray[np.float64],
+    positive: NDArray[np.bool_],
+    judged: NDArray[np.bool_],
+    owners: NDArray[np.int64],
+    averaged: NDArray[np.bool_],
+    seed: int = 0,
 ) -> tuple[list[tuple[float, float]], tuple[float, float]]:
     """Compute 95 % bootstrap intervals of K areas and of their mean, over resampled patients.
 
     Args:
         scores: (N, K) float64.
         positive: (N, K) bool.
-        judged: (N, K) bool; a finding without a judged positive or negative is no part of the mean.
+        judged: (N, K) bool; each finding has a judged positive and a judged negative.
         owners: (N,) int64 from 0, equal for the records of a patient.
+        averaged: (K,) bool, the findings that the mean is over.
         seed: Of the resamples, the same for all findings.
 
     Returns:
         Low and high of each finding, then of the mean; NaN where a resample has no positive or no negative.
     """
     units = int(owners.max()) + 1
-    kept = [place for place, rows in enumerate(judged.T) if 0 < np.count_nonzero(positive[rows, place]) < np.count_nonzero(rows)]
     drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), RESAMPLES).astype(np.int32)  # (B, units)
     areas = np.full((RESAMPLES, judged.shape[1]), np.nan)
-    for place in kept:
+    for place in range(judged.shape[1]):
         rows = np.flatnonzero(judged[:, place])
         at_once = max(1, _WEIGHTS_AT_ONCE // len(rows))
         for start in range(0, RESAMPLES, at_once):
             weights = drawn[start : start + at_once, owners[rows]]
             areas[start : start + at_once, place] = area_under_curve(scores[rows, place], positive[rows, place], weights)
     ends = np.quantile(areas, [0.025, 0.975], axis=0)  # (2, K)
-    mean = np.quantile(areas[:, kept].mean(axis=1), [0.025, 0.975]) if kept else np.full(2, np.nan)
+    mean = np.quantile(areas[:, averaged].mean(axis=1), [0.025, 0.975]) if averaged.any() else np.full(2, np.nan)
     return [(float(low), float(high)) for low, high in ends.T], (float(mean[0]), float(mean[1]))

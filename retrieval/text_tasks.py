@@ -1,7 +1,6 @@
 """Images that ask for texts which a benchmark brings along: listed queries, impressions, sections of reports."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,31 +15,22 @@ from retrieval.published_lists import PublishedLists
 from retrieval.qrels import read_relevance
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GivenText:
-    """A text to be ranked, and the findings for which it is a right answer."""
-
-    id: str
-    text: str
-    positive: frozenset[str] = frozenset()
-    study_id: str | None = None
+def given_text(id: str, text: str, positive: Collection[str], findings: Sequence[str]) -> ShardRow:
+    """Return a text to be ranked that is a right answer for the findings in `positive`, and for no other of `findings`."""
+    labels = {finding: LabelState.POSITIVE if finding in positive else LabelState.NEGATIVE for finding in findings}
+    return ShardRow(Record(id=id, image=None, labels=labels), text)
 
 
-def seat_texts(engine: SearchEngine, texts: Sequence[GivenText], findings: Sequence[str] = ()) -> SearchEngine:
+def seat_texts(engine: SearchEngine, texts: Sequence[ShardRow], findings: Sequence[str] = ()) -> SearchEngine:
     """Return an engine whose reports are these texts, encoded now; its images are those of the engine.
 
     Args:
         engine: What holds the images, and encodes the texts.
         texts: T of them, of different ids, none blank.
-        findings: What the texts can be right answers for.
+        findings: What their labels can name.
     """
-    vectors = engine.encode_texts([text.text for text in texts])
-    rows = [ShardRow(Record(id=text.id, image=None, study_id=text.study_id, labels=_labels(text, findings)), text.text) for text in texts]
-    return SearchEngine(seat_reports(engine.opened, rows, vectors, findings), engine.encoder_folder, engine.device)
-
-
-def _labels(text: GivenText, findings: Sequence[str]) -> dict[str, LabelState]:
-    return {finding: LabelState.POSITIVE if finding in text.positive else LabelState.NEGATIVE for finding in findings}
+    vectors = engine.encode_texts([row.text or "" for row in texts])
+    return SearchEngine(seat_reports(engine.opened, texts, vectors, findings), engine.encoder_folder, engine.device)
 
 
 def text_task(
@@ -89,9 +79,7 @@ def published_text_task(engine: SearchEngine, lists: PublishedLists) -> tuple[Se
     items, classes = np.nonzero(shown)
     if not len(items):
         raise MedretError(f"{lists.folder}: no candidate shows a class that is asked for; fetch the published lists again")
-    texts = [
-        GivenText(id=f"text{place:04d}", text=text, positive=frozenset([name])) for place, (name, text) in enumerate(lists.text_queries)
-    ]
+    texts = [given_text(f"text{place:04d}", text, [name], lists.classes) for place, (name, text) in enumerate(lists.text_queries)]
     seated = seat_texts(engine, texts, lists.classes)
     return seated, text_task(seated, "image-text", rows[items], classes.astype(np.int64), lists.classes)
 

@@ -73,7 +73,7 @@ def evaluate_zero_shot(
         )  # (N, K)
         protocol = {"direction": direction, "vector": "joint", "score": _WORDING[direction], **say_selection(selection)}
         protocol |= {"prompts": "built-in" if prompts is None else "given"} if direction == "sentences" else {}
-        protocol |= {"uncertain": uncertain, "average": "findings", "interval": "95 %, 1,000 resamples of patients"}
+        protocol |= {"uncertain": uncertain, "interval": "95 %, 1,000 resamples of patients"}
         results[direction] = area_result(engine, rows, relevance, {"AUC": scores}, protocol, prompted)
     return EvaluationResult(benchmark="zero-shot", directions=results)
 
@@ -104,7 +104,7 @@ def area_result(
     protocol: Mapping[str, object],
     prompted: NDArray[np.bool_] | None = None,
 ) -> DirectionResult:
-    """Turn the scores of N images for K findings into areas, their mean and their intervals.
+    """Turn the scores of N images for K findings into areas, their intervals, and the mean over the findings that every metric has.
 
     Args:
         engine: The index.
@@ -129,18 +129,21 @@ def area_result(
     kept = np.flatnonzero(split & asked)
     if not len(kept):
         raise MedretError(f"no finding can be scored: {'; '.join(left_out)}. Select other records or findings")
+    common = kept[[not any(np.isnan(values[:, place]).all() for values in scores.values()) for place in kept]]
     owners = number_owners(engine.table("images"), rows)
     overall: dict[str, Score] = {}
     per_class: dict[str, tuple[int, dict[str, Score]]] = {names[place]: (int(judged[:, place].sum()), {}) for place in kept}
     for metric, values in scores.items():
         given = kept[~np.isnan(values[:, kept]).all(axis=0)]
         areas = mean_area(values[:, given], some[:, given], judged[:, given])
-        ends, mean_ends = area_intervals(values[:, given], some[:, given], judged[:, given], owners)
-        overall[metric] = Score(float(areas.mean()) if len(areas) else np.nan, 0.5, *mean_ends)
+        ends, middle = area_intervals(values[:, given], some[:, given], judged[:, given], owners, np.isin(given, common))
+        shared = areas[np.isin(given, common)]
+        overall[metric] = Score(float(shared.mean()) if len(shared) else np.nan, 0.5, *middle)
         for place, area, (low, high) in zip(given, areas, ends, strict=True):
             per_class[names[place]][1][metric] = Score(float(area), 0.5, low, high)
     positives = {names[place]: int(some[:, place].sum()) for place in kept}
-    said = {**protocol, "positive_images": positives, "left_out": left_out}
+    average = "findings" if len(common) == len(kept) else f"the {len(common)} findings that each figure could be had for"
+    said = {**protocol, "average": average, "positive_images": positives, "left_out": left_out}
     return DirectionResult(protocol=said, queries=len(rows), candidates=len(kept), metrics=overall, per_class=per_class)
 
 
