@@ -116,6 +116,26 @@ class Preprocessing:
         left, top, inner_width, inner_height = self._place(width, height, len(square))
         return self._placed(Image.fromarray(square[top : top + inner_height, left : left + inner_width]), None, width, height, self.size)
 
+    def unsquare(self, values: np.ndarray, width: int, height: int) -> np.ndarray:
+        """Lay what is known of each pixel of a square over the film that it was made of; padding is cut off.
+
+        Args:
+            values: (S, S) float32.
+            width: Of the film, or of a smaller picture of it.
+            height: The same.
+
+        Returns:
+            (height, width) float32; 0 where the square does not show the film.
+        """
+        left, top, inner_width, inner_height = self._place(width, height, len(values))
+        shown = Image.fromarray(np.ascontiguousarray(values[top : top + inner_height, left : left + inner_width], dtype=np.float32))
+        if self.fit != "crop":
+            return np.asarray(shown.resize((width, height), Image.Resampling.BILINEAR))
+        side, film = min(width, height), np.zeros((height, width), dtype=np.float32)
+        left, top = (width - side) // 2, (height - side) // 2
+        film[top : top + side, left : left + side] = np.asarray(shown.resize((side, side), Image.Resampling.BILINEAR))
+        return film
+
     def _reduction(self, size: int, width: int, height: int) -> int:
         """The largest reduction that leaves at least twice the resolution of the square."""
         excess = (max(width, height) if self.fit == "pad" else min(width, height)) / size
