@@ -5,6 +5,7 @@ import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,10 @@ class ShardTable:
         blocks = self.blocks(vector)
         taken = np.empty((len(rows), self.dimension(vector)), np.float32)
         for shard, places, local in self._locate(rows):
-            taken[places] = blocks[shard][local]
+            if isinstance(places, slice) and blocks[shard].dtype == np.float32:
+                blocks[shard].take(local, axis=0, out=taken[places], mode="clip")  # another mode would copy twice
+            else:
+                taken[places] = blocks[shard][local]
         return taken
 
     def ids(self, rows: Rows | None = None) -> list[str]:
@@ -225,20 +229,20 @@ class ShardTable:
         values: list[Any] = [None] * len(rows)
         for shard, places, local in self._locate(rows):
             taken = self._batches[shard].column(name).take(pa.array(local)).to_pylist()
-            for place, value in zip(places.tolist(), taken, strict=True):
+            for place, value in zip(np.arange(len(rows))[places].tolist(), taken, strict=True):
                 values[place] = value
         return values
 
-    def _locate(self, rows: Rows) -> list[tuple[int, Rows, Rows]]:
-        """For each shard that rows fall into: its number, their places in `rows`, their row numbers inside the shard."""
+    def _locate(self, rows: Rows) -> list[tuple[int, "Rows | slice", Rows]]:
+        """For each shard that rows fall into: its number, their places in `rows` (a slice where they ascend), their numbers in it."""
         rows = np.asarray(rows, np.int64)
         if len(rows) and not (rows.min() >= 0 and rows.max() < self.rows):
             raise ValueError(f"rows {rows.min()} to {rows.max()}, expected 0 to {self.rows - 1}")
-        shards = np.searchsorted(self._starts, rows, side="right") - 1
-        order = np.argsort(shards, kind="stable")
-        present, firsts = np.unique(shards[order], return_index=True)
-        groups = np.split(order, firsts[1:]) if len(present) else []
-        return [(int(shard), places, rows[places] - self._starts[shard]) for shard, places in zip(present, groups, strict=True)]
+        order = None if (rows[1:] >= rows[:-1]).all() else np.argsort(rows, kind="stable")
+        ascending = rows if order is None else rows[order]
+        edges, starts = np.searchsorted(ascending, self._starts).tolist(), self._starts.tolist()
+        found = ((shard, slice(*pair)) for shard, pair in enumerate(pairwise(edges)) if pair[0] < pair[1])
+        return [(shard, part if order is None else order[part], ascending[part] - starts[shard]) for shard, part in found]
 
 
 def _live(rows: int, removed: Rows | None) -> npt.NDArray[np.bool_] | None:

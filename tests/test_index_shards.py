@@ -123,6 +123,18 @@ def test_records_are_plain_json_values(table):
     ]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("order", ["ascending", "mixed"])
+def test_rows_are_taken_from_many_shards_in_the_order_asked(tmp_path, dtype, order):
+    """As from one array of all; rows may be named twice, and a shard may give none."""
+    vectors = unit(np.random.default_rng(0).standard_normal((30, 16)))
+    table = open_shards(write_images(tmp_path, vectors, [f"i{row}" for row in range(30)], cuts=(4, 9, 21), dtype=dtype)).table("images")
+    rows = np.array([3, 0, 29, 9, 9, 20, 21]) if order == "mixed" else np.array([0, 3, 9, 9, 20, 29])
+
+    np.testing.assert_array_equal(table.vectors("joint", rows), vectors.astype(dtype).astype(np.float32)[rows])
+    assert table.ids(rows) == [f"i{row}" for row in rows]
+
+
 def test_rows_that_are_not_there_are_a_wrong_call(table):
     for rows in ([4], [-1]):
         with pytest.raises(ValueError, match="expected 0 to 3"):
