@@ -143,6 +143,7 @@ def label_task(
     *,
     vector: str = "joint",
     selection: Selection = EVERYTHING,
+    asking: Selection | None = None,
     findings: Sequence[str] | None = None,
     uncertain: UncertainPolicy = "negative",
     max_queries: int | None = None,
@@ -157,7 +158,8 @@ def label_task(
         engine: The index to be scored.
         direction: One of LABEL_DIRECTIONS.
         vector: "joint" or, for image-image, "features".
-        selection: The records that are candidates and (for image queries) that ask.
+        selection: The records that are candidates.
+        asking: The images that ask; by default the candidates' own selection.
         findings: Those to ask for; all that the index has labels for by default.
         uncertain: What an uncertain label counts as; queries are always images labelled positive.
         max_queries: Image queries of each finding, drawn without replacement; None takes all.
@@ -182,7 +184,7 @@ def label_task(
         texts, classes = _text_queries(names, askable, prompts or {})
         items = np.arange(len(texts))
     else:
-        rows, items, classes = _image_queries(engine.table("images"), names, askable, selection, max_queries, seed)
+        rows, items, classes = _image_queries(engine.table("images"), names, askable, asking or selection, max_queries, seed)
     return LabelTask(
         direction=direction,
         find=find,

@@ -153,22 +153,52 @@ def _columns(hits: Sequence[Hit], cosines: Sequence[Sequence[float]]) -> list[tu
     return columns
 
 
+def result_rows(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Name the rows of a direction's table, each with its figures and "queries": overall, the other mean, findings, views."""
+    by_query = result["protocol"].get("average") == "queries"
+    overall = "all" if not result["per_class"] else "micro" if by_query else "macro"
+    rows = [(overall, {**result["metrics"], "queries": result["queries"]})]
+    rows += [(name, {**figures, "queries": result["queries"]}) for name, figures in result.get("other_average", {}).items()]
+    return [*rows, *result["per_class"].items(), *((f"{view} films", row) for view, row in result.get("per_view", {}).items())]
+
+
 def _metric_table(result: Mapping[str, Any]) -> str:
-    names = list(result["metrics"])
-    rows = [["finding" if result["per_class"] else "", "queries", *(text for name in names for text in (name, "chance"))]]
-    rows.append(["macro" if result["per_class"] else "all", str(result["queries"]), *_figures(result["metrics"], names)])
-    for finding, metrics in result["per_class"].items():
-        rows.append([finding, str(metrics["queries"]), *_figures(metrics, names)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    """As many figures side by side as the terminal has room for, the others below them."""
+    rows = result_rows(result)
+    first = [
+        ["finding" if result["per_class"] else "", *(name for name, _ in rows)],
+        ["queries", *(str(row["queries"]) for _, row in rows)],
+    ]
+    room = max(shutil.get_terminal_size((140, 24)).columns, 80)
+    blocks = [first]
+    for name in result["metrics"]:
+        columns = _metric_columns(name, [row.get(name) or {"value": None, "chance": None} for _, row in rows])
+        if len(blocks[-1]) > 2 and sum(_width(column) + 2 for column in blocks[-1] + columns) > room:
+            blocks.append(first)
+        blocks[-1] = blocks[-1] + columns
+    return "\n\n".join(_aligned(block) for block in blocks)
+
+
+def _metric_columns(name: str, figures: Sequence[Mapping[str, float | None]]) -> list[list[str]]:
+    """The figure, its interval where one was computed, and chance; each with its head."""
+    values = [name, *(figure(one["value"]) for one in figures)]
+    chance = ["chance", *(figure(one["chance"]) for one in figures)]
+    if not any("low" in one for one in figures):
+        return [values, chance]
+    return [values, ["95 %", *(f"{figure(one['low'])}–{figure(one['high'])}" if "low" in one else "-" for one in figures)], chance]
+
+
+def _width(column: Sequence[str]) -> int:
+    return max(map(len, column))
+
+
+def _aligned(columns: Sequence[Sequence[str]]) -> str:
+    """Lay columns out, the first to the left and the others to the right."""
+    widths = [_width(column) for column in columns]
     return "\n".join(
         "  ".join(f"{cell:<{width}}" if i == 0 else f"{cell:>{width}}" for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
+        for row in zip(*columns, strict=True)
     )
-
-
-def _figures(metrics: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    found = [metrics.get(name) or {"value": None, "chance": None} for name in names]
-    return [figure(metric[key]) for metric in found for key in ("value", "chance")]
 
 
 def figure(value: float | None) -> str:

@@ -1,16 +1,39 @@
 """The options of benchmarks that have a protocol of their own."""
 
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 
+class MeasureName(StrEnum):
+    """The measures of `retrieval.measures`, as Typer lists choices of a repeatable option."""
+
+    P = "P"
+    recall = "recall"
+    nDCG = "nDCG"  # noqa: N815
+    mAP = "mAP"  # noqa: N815
+    MRR = "MRR"
+    median_rank = "median_rank"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProtocolFlags:
     """Options that some benchmarks have; None where not given."""
 
+    measures: Annotated[
+        list[MeasureName] | None,
+        typer.Option("--measure", help="On labels: P (when not given), recall, nDCG, all by -k; mAP, MRR, median_rank. Repeatable."),
+    ] = None
+    denominator: Annotated[
+        Literal["k", "min(k, relevant)"] | None, typer.Option(help="Of P@k: k (when not given), or what a perfect ranking can reach.")
+    ] = None
+    ask_splits: Annotated[
+        list[str] | None,
+        typer.Option("--ask-split", help="label-precision: only images of this split ask; those of --split are ranked. Repeatable."),
+    ] = None
     report_text: Annotated[
         str | None,
         typer.Option(
@@ -34,4 +57,4 @@ class ProtocolFlags:
 
     def given(self) -> dict[str, Any]:
         """Return the options by the names of the benchmarks' parameters."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {field.name: getattr(self, field.name) for field in fields(ProtocolFlags)}
