@@ -13,6 +13,7 @@ from retrieval.answers import Answer, Query, Ranking
 from retrieval.candidates import Candidates
 from retrieval.question import Encodes, Question, read_questions
 from retrieval.search import Search, first_depth, wanted_depth
+from retrieval.sentences import mark_sentences
 
 if TYPE_CHECKING:
     from index.vector_index import VectorIndex
@@ -102,9 +103,12 @@ def _finish(engine: Searches, search: Search) -> Answer:
         question.notes.append(shortage)
     scale = None if question.composed else engine.scale(query.find, query.vector, question.asker)
     percentiles = None if scale is None else scale.percentile(scores)
+    hits = engine.shelf.hits(query.find, rows, scores, percentiles, query.offset + 1)
+    if query.best_sentence or (query.best_sentence is None and query.find == "reports"):
+        hits = mark_sentences(engine, question.vector[0], hits, query.vector, encode=query.best_sentence is not None)
     return Answer(
         query=query,
-        hits=engine.shelf.hits(query.find, rows, scores, percentiles, query.offset + 1),
+        hits=hits,
         plan=search.plan,
         notes=tuple(question.notes),
         asked=question.terms,

@@ -43,6 +43,8 @@ class Query:
         exclude_same_study: Leave out the records of the query's study, where its patient's may answer.
         vector: "joint" (projected, comparable between images and texts) or "features" (the encoder's output
             before projection, comparable only within images or within texts).
+        best_sentence: Whether hits name the sentence of their report that answers best, sentences that the index does not hold
+            being encoded for it; None: reports do, where the index holds their sentences.
     """
 
     text: str | None = None
@@ -63,6 +65,7 @@ class Query:
     exclude_same_patient: bool | None = None
     exclude_same_study: bool = False
     vector: str = "joint"
+    best_sentence: bool | None = None
 
     def __post_init__(self) -> None:
         short = {kind: getattr(self, kind) for kind in KINDS if getattr(self, kind) is not None}
@@ -82,6 +85,8 @@ class Query:
             raise ValueError(f"find is {self.find!r}, expected one of {MODALITIES}")
         if self.vector not in VECTORS:
             raise ValueError(f"vector is {self.vector!r}, expected one of {tuple(VECTORS)}")
+        if self.best_sentence and self.find == "sentences":
+            raise ValueError("best_sentence goes with images and reports: a sentence that is found is its own")
         if self.k < 1:
             raise ValueError(f"k is {self.k}, expected 1 or more")
         if unread := [one for one in self.only if not isinstance(one, Condition)]:
@@ -118,7 +123,7 @@ class Hit:
         image_path: The image file for display, also where `path` is withheld; None where it is not known.
         percentile: How many of 100 random pairs of this index have a lower score; None where that was not measured, or several
             terms ask.
-        sentence: Of a report, the sentence that answers the query best; None where it was not looked for.
+        sentence: Of its report, the sentence that answers the query best, whitespace folded; None where it was not looked for.
         sentence_span: Where that sentence starts and stops in `text`, in characters.
     """
 

@@ -18,7 +18,7 @@ _FORMS = {
     **dict.fromkeys(("name", *KINDS, "find", "collapse", "where", "vector"), _TEXT),
     **dict.fromkeys(("without", "splits", "views", "only"), _TEXTS),
     **dict.fromkeys(("k", "offset"), _WHOLE),
-    **dict.fromkeys(("exclude_same_patient", "exclude_same_study"), _FLAG),
+    **dict.fromkeys(("exclude_same_patient", "exclude_same_study", "best_sentence"), _FLAG),
     "min_score": _NUMBER,
     "terms": _TERMS,
 }
@@ -116,7 +116,7 @@ def _read_queries(source: Path, lines: IO[bytes], defaults: Mapping[str, Any]) -
             raise MedretError(f'{source} line {line}: is a {type(given).__name__}, expected an object, e.g. {{"text": "edema"}}')
         try:
             yield line, given.get("name"), read_query(given, defaults)
-        except ValueError as error:
+        except (ValueError, MedretError) as error:
             raise MedretError(f"{source} line {line}: {error}") from error
 
 

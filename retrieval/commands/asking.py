@@ -59,6 +59,9 @@ def query(
         bool, typer.Option("--exclude-same-study", help="Leave out the study of the query, but not its patient's other studies.")
     ] = False,
     vector: Annotated[Vector, typer.Option(help="features: the encoder's output before projection.")] = "joint",
+    best_sentence: Annotated[
+        bool | None, typer.Option("--best-sentence/--no-best-sentence", help="Of each report, the sentence that answers best.")
+    ] = None,
     format: Annotated[Format, typer.Option(help="How to print them.")] = "table",
     explain: Annotated[
         bool, typer.Option("--explain", help="Say what each term counts for, what was left out, and how it was searched.")
@@ -82,6 +85,8 @@ def query(
         raise typer.BadParameter("--queries writes JSON lines to --out; leave out --format")
     if explain and format == "html":
         raise typer.BadParameter("--explain goes with --format table or json")
+    if best_sentence and find == "sentences":
+        raise typer.BadParameter("--best-sentence goes with --find images or reports")
     if min_score is not None and min_score != min_score:
         raise typer.BadParameter("--min-score is not a number")
     shared: dict[str, Any] = {
@@ -98,6 +103,7 @@ def query(
         "exclude_same_patient": exclude_same_patient,
         "exclude_same_study": exclude_same_study,
         "vector": vector,
+        "best_sentence": True if best_sentence is None and find == "reports" and queries is None else best_sentence,
     }
     with told(verbose):
         engine = _load(index_dir, encoder, device)
