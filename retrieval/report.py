@@ -1,7 +1,5 @@
 """One self-contained HTML page: queries, ranked films and reports, and Precision@k beside chance."""
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,17 +9,14 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
-from encoders.errors import MedretError
-from encoders.pixels import read_image
 from index.corpora.prompts import prompts_for
 from index.corpora.record import LabelState
 from retrieval.engine import Answer, Hit, Query, SearchEngine
 from retrieval.filters import parse_condition
 from retrieval.tables import answer_notes, figure, plain_value
+from retrieval.thumbnails import thumbnail
 
-THUMBNAIL = 420  # pixels on the longer side: sharp at the 210 CSS pixels the page shows
 EXAMPLES = 5  # hits of each example query on an evaluation's page
 
 
@@ -117,7 +112,7 @@ def _answer(shown: _Shown, with_ids: bool) -> dict[str, Any]:
     about = f", of a film positive for {shown.finding}" if shown.finding and asked == "film" else ""
     return {
         "text": words,
-        "image": _thumbnail(shown.query_image),
+        "image": thumbnail(shown.query_image),
         "summary": f"{asked} → {query.find}{about}",
         "notes": answer_notes(shown.answer),
         "hits": [_hit(hit, shown.finding, with_ids) for hit in shown.answer.hits],
@@ -133,25 +128,11 @@ def _hit(hit: Hit, finding: str | None, with_ids: bool) -> dict[str, Any]:
         "view": hit.view,
         "text": hit.text,
         "shows_image": hit.modality == "images",
-        "image": _thumbnail(hit.image_path) if hit.modality == "images" else None,
+        "image": thumbnail(hit.image_path) if hit.modality == "images" else None,
         "chips": [{"finding": name, "state": state} for name, state in states.items()],
         "relevant": None if finding is None or finding not in hit.labels else hit.labels[finding] == "positive",
         "ids": [(key, value) for key, value in identity if value is not None] if with_ids else [],
     }
-
-
-def _thumbnail(path: Path | None) -> str | None:
-    """The film as a data URI, or None where it cannot be read: the page then says so in its place."""
-    if path is None:
-        return None
-    try:
-        film = Image.fromarray(read_image(path))
-    except MedretError:
-        return None
-    film.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    held = io.BytesIO()
-    film.save(held, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode("ascii")
 
 
 def _directions(result: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
