@@ -223,10 +223,10 @@ def _load_queries(path: Path, run_file: Path, direction: str) -> PerQuery:
     hits = np.zeros(rows.shape, dtype=np.bool_)
     for query, one in enumerate(saved):
         hits[query, np.array(one["hits"], dtype=np.int64) - 1] = True
-    figures = {kind: {name: _column(saved, kind, name) for name in saved[0][kind]} for kind in ("scores", "chance")}
     return PerQuery(
         **describe_queries(saved),
-        **figures,
+        scores={name: _column(saved, "scores", name) for name in saved[0]["scores"]},
+        chance={name: _column(saved, "chance", name) for name in saved[0]["chance"]},
         find=f"{direction.rpartition('-')[2]}s",
         rows=rows,
         cosines=np.full(rows.shape, np.nan, dtype=np.float32),

@@ -1,0 +1,196 @@
+"""Systems compared on the same queries: differences, whether they are more than chance, and which queries they come from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.errors import MedretError
+from retrieval.figures import add_intervals, direction_result
+from retrieval.measures import MEDIAN
+from retrieval.results import DirectionResult, EvaluationResult, PerQuery, Score
+from retrieval.saved_runs import SavedDirection, SavedRun, ranked_hits
+from retrieval.significance import Tested, class_weights, holm, paired_randomisation
+from retrieval.trec import token
+
+NOT_OPTIONS = ("left_out", "interval", "run", "qrels", "scored_0_since_not_in_the_run")  # what a protocol tells beside options
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A system against the first one.
+
+    Attributes:
+        overall: Metric to difference, with p adjusted for that several systems are compared.
+        per_class: Finding to the difference in the primary metric, with p adjusted for the number of findings.
+        intervals: Metric to the difference with its interval over patients.
+        class_intervals: Finding to the same of the primary metric.
+        changed: Queries by how far the primary metric moved, the farthest first; those that did not move are left out.
+    """
+
+    overall: Mapping[str, Tested]
+    per_class: Mapping[str, Tested]
+    intervals: Mapping[str, Score]
+    class_intervals: Mapping[str, Score]
+    changed: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectionComparison:
+    """One direction of some systems, on the Q queries that all of them have.
+
+    Attributes:
+        names: The systems, the first being what the others are compared with.
+        primary: The metric of the findings and of the queries that changed.
+        queries: Each system's, all in the same order.
+        results: The figures of each, with intervals.
+        differences: Of every system but the first.
+        curves: (systems, K) float64, P@1 to P@K as the protocol averages it.
+        apart: Queries that only some systems have, left out.
+        unlike: Option to what each system says of it, where they differ.
+    """
+
+    names: tuple[str, ...]
+    primary: str
+    queries: tuple[PerQuery, ...]
+    results: tuple[DirectionResult, ...]
+    differences: tuple[Difference, ...]
+    curves: Floats
+    apart: int
+    unlike: Mapping[str, tuple[Any, ...]]
+
+
+def compare_runs(runs: Sequence[SavedRun], metric: str | None = None) -> dict[str, DirectionComparison]:
+    """Compare systems, direction by direction.
+
+    Args:
+        runs: Two or more; the first is what the others are compared with.
+        metric: The primary metric; P@10, else the first that all have, when not given.
+
+    Returns:
+        The comparison of each direction that all have, in the order of the first.
+
+    Raises:
+        MedretError: If the systems share no direction, no query of one, or no metric.
+    """
+    shared = [name for name in runs[0].directions if all(name in run.directions for run in runs)]
+    if not shared:
+        has = "; ".join(f"{run.name}: {', '.join(run.directions)}" for run in runs)
+        raise MedretError(f"the runs share no direction ({has}); expected evaluations of the same benchmark")
+    names = tuple(run.name for run in runs)
+    return {name: _compare(name, names, [run.directions[name] for run in runs], metric) for name in shared}
+
+
+def _compare(direction: str, names: tuple[str, ...], sides: Sequence[SavedDirection], metric: str | None) -> DirectionComparison:
+    ids = [{token(id): place for place, id in enumerate(side.queries.ids)} for side in sides]
+    common = [id for id in ids[0] if all(id in other for other in ids)]
+    if not common:
+        raise MedretError(f"{direction}: {' and '.join(names)} share no query; expected evaluations of the same queries")
+    metrics = [name for name in sides[0].queries.scores if all(name in side.queries.scores for side in sides)]
+    primary = metric or ("P@10" if "P@10" in metrics else next((name for name in metrics if name != MEDIAN), ""))
+    if primary not in metrics or primary == MEDIAN:
+        raise MedretError(
+            f"{direction}: {primary or 'no metric'} cannot be compared; the runs share {', '.join(metrics) or 'none'} (not median_rank)"
+        )
+    base = sides[0].queries
+    places = np.array([ids[0][id] for id in common], dtype=np.int64)
+    asked = {"names": base.names, "findings": base.findings[places], "units": base.units[places], "views": (None,) * len(common)}
+    queries = [_take(side.queries, [own[id] for id in common], metrics, asked) for side, own in zip(sides, ids, strict=True)]
+    results = [direction_result(each, side.protocol, side.candidates) for each, side in zip(queries, sides, strict=True)]
+    macro = sides[0].protocol.get("average") == "findings"
+    weights = class_weights(queries[0].findings) if macro else np.full(len(common), 1 / len(common))
+    return DirectionComparison(
+        names=names,
+        primary=primary,
+        queries=tuple(queries),
+        results=_with_intervals(results),
+        differences=_differences(queries, [name for name in metrics if name != MEDIAN], primary, weights, macro),
+        curves=_curves(queries, weights),
+        apart=len(set().union(*ids)) - len(common),
+        unlike=_unlike([side.protocol for side in sides]),
+    )
+
+
+def _take(each: PerQuery, places: Sequence[int], metrics: Sequence[str], asked: Mapping[str, Any]) -> PerQuery:
+    """Some of the queries, in the order given, with only these metrics."""
+    chosen = np.array(places, dtype=np.int64)
+    return replace(
+        each,
+        **asked,
+        ids=tuple(each.ids[place] for place in places),
+        scores={name: each.scores[name][chosen] for name in metrics},
+        chance={name: each.chance[name][chosen] for name in metrics if name in each.chance},
+        rows=each.rows[chosen],
+        cosines=each.cosines[chosen],
+        answers=each.answers[chosen],
+        reachable=each.reachable[chosen],
+        relevant=lambda query: each.relevant(int(chosen[query])),
+        struck=lambda query: each.struck(int(chosen[query])),
+    )
+
+
+def _differences(queries: Sequence[PerQuery], metrics: Sequence[str], primary: str, weights: Floats, macro: bool) -> tuple[Difference, ...]:
+    base, others = queries[0], queries[1:]
+    overall = [
+        {name: paired_randomisation(one.scores[name], base.scores[name], base.units, weights=weights) for name in metrics} for one in others
+    ]
+    for name in metrics:
+        adjusted = holm(np.array([tested[name].p for tested in overall]))
+        for tested, p in zip(overall, adjusted.tolist(), strict=True):
+            tested[name] = tested[name]._replace(p=p)
+    return tuple(
+        _difference(one, base, tested, primary, "findings" if macro else "queries") for one, tested in zip(others, overall, strict=True)
+    )
+
+
+def _difference(one: PerQuery, base: PerQuery, overall: Mapping[str, Tested], primary: str, average: str) -> Difference:
+    """The differences themselves are figures of the queries, and get their intervals as figures do."""
+    none = np.zeros(len(base.ids))
+    gain = replace(base, scores={name: one.scores[name] - base.scores[name] for name in overall}, chance=dict.fromkeys(overall, none))
+    figures = _with_intervals([direction_result(gain, {"average": average}, 0)])[0]
+    return Difference(
+        overall=overall,
+        per_class=_by_finding(one, base, primary),
+        intervals=figures.metrics,
+        class_intervals={name: scores[primary] for name, (_, scores) in figures.per_class.items()},
+        changed=_most_changed(one, base, primary),
+    )
+
+
+def _with_intervals(results: Sequence[DirectionResult]) -> tuple[DirectionResult, ...]:
+    """Give the figures of each result their intervals, all on the same resamples."""
+    numbered = {str(place): one for place, one in enumerate(results)}
+    return tuple(add_intervals(EvaluationResult(benchmark="", directions=numbered)).directions.values())
+
+
+def _by_finding(one: PerQuery, base: PerQuery, metric: str) -> dict[str, Tested]:
+    tested = {}
+    for place, name in enumerate(base.names):
+        mine = base.findings == place
+        if mine.any():
+            tested[name] = paired_randomisation(one.scores[metric][mine], base.scores[metric][mine], base.units[mine])
+    adjusted = holm(np.array([each.p for each in tested.values()]))
+    return {name: each._replace(p=p) for (name, each), p in zip(tested.items(), adjusted.tolist(), strict=True)}
+
+
+def _most_changed(one: PerQuery, base: PerQuery, metric: str) -> tuple[int, ...]:
+    moved = np.abs(one.scores[metric] - base.scores[metric])
+    order = np.argsort(-moved, kind="stable")
+    return tuple(order[moved[order] > 0].tolist())
+
+
+def _curves(queries: Sequence[PerQuery], weights: Floats) -> Floats:
+    """P@1 to P@K of each system, K being the ranks that all have."""
+    depth = min(each.rows.shape[1] for each in queries)
+    ranks = np.arange(1, depth + 1)
+    return np.stack([weights @ (np.cumsum(ranked_hits(each)[:, :depth], axis=1) / ranks) for each in queries])
+
+
+def _unlike(protocols: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
+    names = dict.fromkeys(name for protocol in protocols for name in protocol if name not in NOT_OPTIONS)
+    said = {name: tuple(protocol.get(name) for protocol in protocols) for name in names}
+    return {name: values for name, values in said.items() if any(value != values[0] for value in values)}
