@@ -23,7 +23,7 @@ from index.kinds import find_kind
 from index.shards import ShardRow
 from index.stages import build_stage
 from index.vector_index import VectorIndex
-from retrieval.engine import Query, SearchEngine
+from retrieval.engine import Query, SearchEngine, Term
 from retrieval.filters import parse_condition
 from retrieval.tables import answer_notes
 
@@ -340,7 +340,7 @@ def test_many_threads_get_the_answers_of_one(home):
     assert together[0] == alone[0]
 
 
-STAGED = ("scan", "ivf-scan", "ivf-flat", "ivf-rabitq", "hnsw")
+STAGED = ("scan", "ivf-scan", "ivf-pq", "ivf-flat", "ivf-rabitq", "hnsw")
 
 
 def staged_engine(folder, kind, rows=2000):
@@ -404,6 +404,17 @@ def test_an_approximate_answer_says_what_is_certified(tmp_path):
     answer = staged_engine(tmp_path, "scan").search(Query(id="r0000", k=10))
 
     assert answer_notes(answer)[-1] == "approximate: scan, certified recall@10 0.970 for image"
+
+
+def test_a_composed_query_is_searched_exactly_as_no_certificate_speaks_for_it(tmp_path):
+    engine = staged_engine(tmp_path, "scan")
+
+    answer = engine.search(Query(terms=(Term(id="r0000"), Term(id="r0300", weight=-0.5)), k=10))
+
+    assert answer_notes(answer)[-1] == "exact over all 2,000 rows: no certificate speaks for a composed query"
+    scores = answer.vector @ engine.table("images").vectors("joint", np.arange(2000)).T
+    scores[[0, 1, 2, 300, 301, 302]] = -9  # the patients that ask
+    assert [int(hit.id[1:]) for hit in answer.hits] == np.argsort(-scores)[:10].tolist()
 
 
 def test_equal_scores_come_in_the_order_of_ids_and_short_lists_are_padded(tmp_path):

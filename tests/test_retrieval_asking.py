@@ -1,0 +1,144 @@
+"""What `medret query` can be asked, through the installed command, and the example of the README."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from encoders.checkpoint import save_checkpoint
+from encoders.dual import build_encoder
+from index.corpora.readers import open_corpus
+from index.encode import EncodeOptions, encode_corpus
+from index.folder import build_index
+from retrieval.engine import Query, SearchEngine, Term
+
+MEDRET = Path(sys.executable).with_name("medret")
+TEXTS = ("Mild pulmonary edema.", "Displaced rib fracture on the left.", "Lungs are clear.", "Small left effusion.")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Twelve films of four studies, a tiny random encoder, and their index in medret-index."""
+    home = tmp_path_factory.mktemp("asking")
+    draw = np.random.default_rng(0)
+    lines = ["path,text,patient,study,view,split,Edema"]
+    for row in range(12):
+        Image.fromarray(draw.integers(0, 255, (5, 4), dtype=np.uint8)).resize((48, 60)).save(home / f"f{row:02d}.png")
+        lines.append(f"f{row:02d}.png,{TEXTS[row % 4]},p{row % 2},s{row % 4},PA,test,{int(row % 4 == 0)}")
+    (home / "table.csv").write_text("\n".join(lines) + "\n")
+    encoder = build_encoder(texts=TEXTS, size=32, dimension=16, max_tokens=24).eval()
+    save_checkpoint(encoder, home / "encoder")
+    encode_corpus(open_corpus(home / "table.csv"), encoder, home / "shards", options=EncodeOptions(text_units=("report", "sentence")))
+    build_index(home / "shards", home / "medret-index", home / "encoder")
+    return home
+
+
+@pytest.fixture(scope="module")
+def engine(home):
+    return SearchEngine.load(home / "medret-index", device="cpu")
+
+
+def query(home, *arguments):
+    return subprocess.run([MEDRET, "query", *map(str, arguments)], capture_output=True, text=True, cwd=home, timeout=120)
+
+
+def hits(done):
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_weights_stand_in_the_names_of_options_and_the_order_is_kept(home, engine):
+    film = home / "f03.png"
+    terms = (Term(text="edema", weight=0.5), Term(image=film), Term(text="--text:2", weight=-0.25), Term(id="s1", weight=3))
+    told = hits(
+        query(home, "--text:0.5", "edema", "--image", film, "--text:-0.25", "--text:2", "--id:3=s1", "-k", 4, "--format=json", "--explain")
+    )
+
+    expected = engine.search(Query(terms=terms, k=4))
+    assert [hit["id"] for hit in told["hits"]] == [hit.id for hit in expected.hits]
+    np.testing.assert_allclose([hit["score"] for hit in told["hits"]], [hit.score for hit in expected.hits], atol=1e-4)
+    values = [next((kind, term[kind]) for kind in ("text", "image", "id") if kind in term) for term in told["terms"]]
+    assert values == [("text", "edema"), ("image", str(film)), ("text", "--text:2"), ("id", "s1")]
+    assert [term["weight"] for term in told["terms"]] == [0.5, 1, -0.25, 3]
+    for hit in told["hits"]:
+        total = sum(term["counts"] * cosine for term, cosine in zip(told["terms"], hit["cosines"], strict=True))
+        assert total == pytest.approx(hit["score"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["--text:much", "edema"], "--text:much: the weight is no finite number"),
+        (["--text:0", "edema"], "--text:0: the weight"),
+        (["--image", "f00.png", "--image:0.5", "torn.png"], "torn.png"),
+        (["--text", "edema", "--text:-1", "edema"], "cancel"),
+        (["--text", "edema", "--without", " "], "empty"),
+        (["--text", "edema", "--exclude-same-study"], "study is not known"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line_and_exit_code_1(home, arguments, fault):
+    (home / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+
+    done = query(home, *arguments)
+
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("medret: ")]
+    assert (done.returncode, fault in line) == (1, True), done.stderr
+
+
+def test_an_explanation_names_terms_plan_and_what_was_left_out_above_the_hits(home):
+    done = query(home, "--text", "edema", "--text:-0.5", "fracture", "--without", "edema", "--explain", "-k", 2)
+
+    assert done.returncode == 0, done.stderr
+    assert "t1: text 'edema', weight 1, counts" in done.stdout
+    assert "t2: text 'fracture', weight -0.5, counts -" in done.stdout
+    assert re.search(r"score = -?\d\.\d{3} × t1 - \d\.\d{3} × t2", done.stdout)
+    assert "exact over the 9 allowed rows" in done.stdout and "composed" in done.stdout
+    assert "without 'edema': left out 3 images labelled positive or uncertain for Edema" in done.stdout
+    table = done.stdout.partition("\n\n")[2].splitlines()
+    assert table[0].split()[:4] == ["rank", "score", "t1", "t2"] and len(table) == 3
+
+
+def test_answers_are_collapsed_skipped_and_cut(home):
+    told = query(home, "--text", "edema", "--collapse", "study", "--offset", 1, "--format", "json", "--verbose")
+
+    found = hits(told)
+    assert [hit["rank"] for hit in found] == [2, 3, 4]
+    assert len({hit["study_id"] for hit in found}) == 3
+    assert "3 answers instead of 10 after the first 1" in told.stderr and "each study answers once" in told.stderr
+    assert "opened medret-index" in told.stderr and "ranked images for 1 queries" in told.stderr
+    least = found[1]["score"]
+    cut = query(home, "--text", "edema", "--collapse", "study", "--min-score", least, "--format", "json")
+    assert [hit["rank"] for hit in hits(cut)] == [1, 2, 3]
+    assert f"no other scores {least:g} or more" in cut.stderr
+
+
+def test_a_file_of_queries_is_answered_in_a_file(home):
+    (home / "queries.jsonl").write_text('{"text": "edema", "name": "a"}\n{"terms": [{"text": "edema"}], "find": "reports", "k": 1}\n')
+
+    done = query(home, "--queries", "queries.jsonl", "--out", "answers.jsonl", "-k", 2, "--explain")
+
+    assert (done.returncode, done.stdout) == (0, "answers.jsonl: answers to 2 queries\n"), done.stderr
+    first, second = map(json.loads, (home / "answers.jsonl").read_text().splitlines())
+    assert (first["line"], first["name"], len(first["hits"]), first["terms"][0]["text"]) == (1, "a", 2, "edema")
+    assert (second["line"], len(second["hits"]), second["hits"][0]["modality"]) == (2, 1, "reports")
+    with (home / "queries.jsonl").open("a") as file:
+        file.write('{"text": "edema", "weight": 2}\n')
+    wrong = query(home, "--queries", "queries.jsonl", "--out", "other.jsonl")
+    assert wrong.returncode == 1 and "queries.jsonl line 3: unknown field 'weight'" in wrong.stderr
+    assert not (home / "other.jsonl").exists()
+
+
+def test_the_example_of_the_readme_runs_as_it_stands(home):
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    (example,) = re.findall(r"### From Python\n\n```python\n(.*?)```", readme, re.DOTALL)
+    (home / "film.png").write_bytes((home / "f01.png").read_bytes())
+
+    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, cwd=home, timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") >= 5
