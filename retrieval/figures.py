@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +106,7 @@ def _with_intervals(result: DirectionResult, resamples: int, confidence: float, 
         return result
     count = len(np.unique(each.units))
     if count < 2:
-        return replace(result, protocol={**result.protocol, "interval": f"none: {count} {each.unit} cannot be resampled"})
+        return replace(result, protocol={**result.protocol, "interval": f"none: fewer than two {each.unit}"})
     groups = _groups(each)
     ends = {name: _ends(values, confidence, name) for name, values in _resample(each, groups, resamples, seed).items()}
     classes, views = list(groups.findings), list(groups.views)
@@ -173,7 +173,7 @@ def _medians(values: Floats, counts: NDArray[np.int64], units: NDArray[np.int64]
 def _ends(values: Floats, confidence: float, name: str) -> tuple[list[float], list[float]]:
     """The two ends of each column, without the resamples that tell nothing; an infinite rank is not interpolated."""
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    method = "closest_observation" if name == MEDIAN else "linear"
+    method: Literal["closest_observation", "linear"] = "closest_observation" if name == MEDIAN else "linear"
     ends = [np.quantile(kept, tails, method=method) if len(kept := column[~np.isnan(column)]) else [np.nan] * 2 for column in values.T]
     low, high = np.array(ends, dtype=np.float64).T.tolist()
     return low, high

@@ -21,9 +21,9 @@ class Score:
     high: float = math.nan
 
     def to_dict(self) -> dict[str, float | None]:
-        """Return value and chance, None for what is not a number, as JSON has no NaN; and the interval where there is one."""
-        both = {name: number if math.isfinite(number) else None for name, number in (("value", self.value), ("chance", self.chance))}
-        return both | ({"low": self.low, "high": self.high} if math.isfinite(self.low) else {})
+        """Return value and chance, and the interval where there is one; None for what is not finite, as JSON holds finite numbers."""
+        named = {"value": self.value, "chance": self.chance} | ({} if math.isnan(self.low) else {"low": self.low, "high": self.high})
+        return {name: number if math.isfinite(number) else None for name, number in named.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

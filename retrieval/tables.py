@@ -181,11 +181,16 @@ def _metric_table(result: Mapping[str, Any]) -> str:
 
 def _metric_columns(name: str, figures: Sequence[Mapping[str, float | None]]) -> list[list[str]]:
     """The figure, its interval where one was computed, and chance; each with its head."""
-    values = [name, *(figure(one["value"]) for one in figures)]
-    chance = ["chance", *(figure(one["chance"]) for one in figures)]
+    word = _rank if "rank" in name else figure
+    values = [name, *(word(one["value"]) for one in figures)]
+    chance = ["chance", *(word(one["chance"]) for one in figures)]
     if not any("low" in one for one in figures):
         return [values, chance]
-    return [values, ["95 %", *(f"{figure(one['low'])}–{figure(one['high'])}" if "low" in one else "-" for one in figures)], chance]
+    return [values, ["95 %", *(f"{word(one['low'])}–{word(one['high'])}" if "low" in one else "-" for one in figures)], chance]
+
+
+def _rank(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def _width(column: Sequence[str]) -> int:
