@@ -101,6 +101,11 @@ class DualEncoder(nn.Module):
         return self.config.dimension
 
     @property
+    def max_tokens(self) -> int:
+        """How many tokens of a text are read."""
+        return self.config.max_tokens
+
+    @property
     def image_width(self) -> int:
         """F, of the image features."""
         return self.image.width

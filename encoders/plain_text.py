@@ -1,10 +1,11 @@
 """The text half of an encoder in NumPy over mapped weights: the same vectors without torch, whose import takes seconds.
 
-A new process that asks one thing is done before torch would be there. Each text goes through alone, so that nothing is padded;
-many texts are better encoded by torch.
+A new process that asks one thing is done before torch would be there. The tokens of all texts are multiplied together, one after
+the other without padding, and each text attends to itself alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,7 @@ class PlainText:
         if not texts or not all(text.strip() for text in texts):
             raise ValueError(f"{len(texts)} texts, of which one is empty or none is there; expected words in each")
         batch = self.tokenizer.arrays(texts, self.max_tokens)
-        lengths = batch.mask.sum(axis=1).tolist()
-        features = np.stack([self._features(ids[:length]) for ids, length in zip(batch.ids, lengths, strict=True)])  # (N, F)
+        features = self._features([ids[mask != 0] for ids, mask in zip(batch.ids, batch.mask, strict=True)])
         return _unit(self._project(features)), _unit(features)
 
     def is_cut(self, texts: Sequence[str]) -> list[bool]:
@@ -93,14 +93,20 @@ class PlainText:
         cut: list[bool] = self.tokenizer.arrays(texts, self.max_tokens).cut.tolist()
         return cut
 
-    def _features(self, ids: NDArray[np.int64]) -> Vectors:
-        """Pool what the layers make of (T,) token ids into (F,)."""
-        hidden, states = self._embed(ids), []
+    def _features(self, texts: Sequence[NDArray[np.int64]]) -> Vectors:
+        """Pool what the layers make of the token ids of N texts, (T,) each, into (N, F)."""
+        hidden, states = np.concatenate([self._embed(ids) for ids in texts]), []  # (sum of T, F)
+        ends = np.cumsum([len(ids) for ids in texts]).tolist()
+        parts = [slice(start, end) for start, end in pairwise([0, *ends])]
         for names in self._layers:
-            hidden = self._layer(hidden, names)
+            hidden = self._layer(hidden, parts, names)
             states.append(hidden)
         if self._pooling == "layers":  # as encoders.text has it
             hidden = (states[0] + states[1] + states[-1]) / np.float32(3)
+        return np.stack([self._pool(hidden[part]) for part in parts])
+
+    def _pool(self, hidden: Vectors) -> Vectors:
+        """Pool the (T, F) vectors of a text's tokens into (F,)."""
         if self._pooling == "cls":
             return hidden[0]
         pooled: Vectors = hidden.max(axis=0) if self._pooling == "max" else hidden.mean(axis=0)
@@ -119,13 +125,10 @@ class PlainText:
             hidden = self._linear(hidden, "text.embeddings_project")
         return hidden
 
-    def _layer(self, hidden: Vectors, names: Sequence[str]) -> Vectors:
-        """One layer, (T, F) to (T, F): attention and a widened network, each added to its input and normalised."""
+    def _layer(self, hidden: Vectors, parts: Sequence[slice], names: Sequence[str]) -> Vectors:
+        """One layer: attention within each part, and a widened network, each added to its input and normalised."""
         query, key, value = (self._by_heads(self._linear(hidden, names[part])) for part in (_QUERY, _KEY, _VALUE))  # (heads, T, d)
-        weights = query @ key.transpose(0, 2, 1) * np.float32(query.shape[-1] ** -0.5)  # (heads, T, T)
-        weights = np.exp(weights - weights.max(axis=-1, keepdims=True))
-        weights /= weights.sum(axis=-1, keepdims=True)
-        seen = (weights @ value).transpose(1, 0, 2).reshape(hidden.shape)  # (T, F)
+        seen = np.concatenate([_attend(query[:, part], key[:, part], value[:, part]) for part in parts])
         hidden = self._norm(self._linear(seen, names[_JOINED]) + hidden, names[_AFTER_ATTENTION])
         wide = self._activation(self._linear(hidden, names[_WIDEN]))
         return self._norm(self._linear(wide, names[_NARROW]) + hidden, names[_AFTER])
@@ -157,13 +160,23 @@ class PlainText:
         if name not in self._weights:
             raise UncoveredError(f"its weights lack {name}")
         weight = self._weights[name]
-        return (weight if rows is None else weight[rows]).astype(np.float32, copy=False)
+        taken: Vectors = (weight if rows is None else weight[rows]).astype(np.float32, copy=False)
+        return taken
 
     def _names(self, place: int) -> list[str]:
         """The weights of a layer, as they are published."""
         if self._kind == "distilbert":
             return [f"text.transformer.layer.{place}.{name}" for name in _DISTILBERT_LAYER]
         return [f"text.encoder.layer.{place}.{name}" for name in _BERT_LAYER]
+
+
+def _attend(query: Vectors, key: Vectors, value: Vectors) -> Vectors:
+    """Attention of one text to itself, (heads, T, d) each, to (T, heads x d)."""
+    weights = query @ key.transpose(0, 2, 1) * np.float32(query.shape[-1] ** -0.5)  # (heads, T, T)
+    weights = np.exp(weights - weights.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    seen: Vectors = (weights @ value).transpose(1, 0, 2).reshape(query.shape[1], -1)
+    return seen
 
 
 def _settings(kind: str, network: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -200,17 +213,20 @@ def _gelu(values: Vectors) -> Vectors:
     for term in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
         series = (series + np.float32(term)) * t
     tail = series * np.exp(-x * x) / 2  # 1 - Phi(|x|)
-    return values * np.where(values < 0, tail, 1 - tail)
+    gated: Vectors = values * np.where(values < 0, tail, 1 - tail)
+    return gated
 
 
 def _gelu_tanh(values: Vectors) -> Vectors:
     inner = np.float32((2 / np.pi) ** 0.5) * (values + np.float32(0.044715) * values**3)
-    return np.float32(0.5) * values * (1 + np.tanh(inner))
+    gated: Vectors = np.float32(0.5) * values * (1 + np.tanh(inner))
+    return gated
 
 
 def _silu(values: Vectors) -> Vectors:
     with np.errstate(over="ignore"):  # exp(-x) is infinite where the result is 0
-        return values / (1 + np.exp(-values))
+        gated: Vectors = values / (1 + np.exp(-values))
+    return gated
 
 
 def _unit(vectors: Vectors) -> Vectors:

@@ -3,38 +3,54 @@
 import os
 import sys
 import traceback
+from importlib import import_module
 from pathlib import Path
 
 import typer
 
 from encoders.errors import MedretError
-from retrieval.commands.asking import query
-from retrieval.commands.corpora import cache, corpus, phantoms
-from retrieval.commands.doctor import doctor
-from retrieval.commands.encoding import encode
-from retrieval.commands.indexes import add, build_index, compact, info, remove, verify
-from retrieval.commands.learning import train
-from retrieval.commands.measuring import evaluate
-from retrieval.commands.weighted import WeightedCommand
 
 DEBUG = "MEDRET_DEBUG"  # set in the environment, it lets tracebacks through
 
-app = typer.Typer(
-    name="medret",
-    help="Find chest radiographs and reports by meaning. For research: not a diagnostic device.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for command in (phantoms, corpus, train, encode, cache, build_index, info, add, remove, compact, verify, query, evaluate, doctor):
-    app.command(cls=WeightedCommand if command is query else None)(command)
+_HOMES = {  # of each command, its module in retrieval.commands
+    "phantoms": "corpora",
+    "corpus": "corpora",
+    "train": "learning",
+    "encode": "encoding",
+    "cache": "corpora",
+    "build-index": "indexes",
+    "info": "indexes",
+    "add": "indexes",
+    "remove": "indexes",
+    "compact": "indexes",
+    "verify": "indexes",
+    "query": "asking",
+    "evaluate": "measuring",
+    "doctor": "doctor",
+}
+
+
+def build_app(asked: str | None = None) -> typer.Typer:
+    """Make the command line; of the command that is asked for alone, where it is one: importing the others takes as long as a query."""
+    app = typer.Typer(
+        name="medret",
+        help="Find chest radiographs and reports by meaning. For research: not a diagnostic device.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(lambda: None)  # with it, a single command has to be named too
+    for name in [asked] if asked in _HOMES else _HOMES:
+        home = import_module(f"retrieval.commands.{_HOMES[name]}")
+        app.command(name, cls=getattr(home, "COMMAND_CLASS", None))(getattr(home, name.replace("-", "_")))
+    return app
 
 
 def main() -> None:
     """Run the command line; a fault the user can mend is one line on stderr and exit code 1."""
     try:
-        app()
+        build_app(sys.argv[1] if len(sys.argv) > 1 else None)()
     except MedretError as error:
         _fail(str(error))
     except OSError as error:

@@ -1,5 +1,6 @@
 """The texts of queries into vectors: in NumPy where an index says that this agrees with torch and torch is not loaded, else by torch."""
 
+import logging
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from encoders.plain_text import PlainText
     from index.folder import OpenedIndex
 
-MOST = 16  # texts at a time: loading torch takes as long as some thirty go through BERT-base in NumPy
+_log = logging.getLogger(__name__)
+
+MOST = 64  # texts at a time: more take as long in NumPy as loading torch
 _REBUILD = "the index was built before its text encoder was tried without torch: medret compact --rebuild tries it"
 
 
@@ -26,20 +29,18 @@ class QueryTexts:
     Args:
         opened: The index.
         load: Returns its encoder, which takes seconds for the first time.
-
-    Attributes:
-        way: What encoded the last texts and why, one clause for people; empty before the first.
     """
 
     def __init__(self, opened: "OpenedIndex", load: Callable[[], "DualEncoder"]) -> None:
-        self.way = ""
         self._opened, self._load = opened, load
         self._plain: PlainText | None = None
         self._opening = threading.Lock()
 
     def encode(self, texts: Sequence[str], vector: str = "joint", batch_size: int = 64) -> NDArray[np.float32]:
         """Encode N texts, at least one and none blank, into (N, D) float32 unit vectors, "joint" or "features"."""
-        plain = self._choose(len(texts))
+        reason = self._against(len(texts))
+        plain = None if reason else self._open()
+        _log.info("%d texts encoded %s", len(texts), f"by torch: {reason}" if plain is None else "in NumPy, without torch")
         if plain is None:
             return encode_texts(self._load(), texts, vector, batch_size)
         joint, features = plain.encode(texts)
@@ -47,26 +48,23 @@ class QueryTexts:
 
     def is_cut(self, texts: Sequence[str]) -> list[bool]:
         """For each text whether it is longer than the encoder reads."""
-        return (self._choose(1) or self._load()).is_cut(texts)
+        return self._tokenised().is_cut(texts)
 
     @property
     def max_tokens(self) -> int:
         """How many tokens the encoder reads."""
-        plain = self._choose(1)
-        return self._load().config.max_tokens if plain is None else plain.max_tokens
+        return self._tokenised().max_tokens
 
-    def _choose(self, count: int) -> "PlainText | None":
-        """The encoder in NumPy, where it is to be taken for so many texts; says in `way` what is taken."""
-        reason = self._against(count)
-        self.way = f"texts encoded by torch: {reason}" if reason else "texts encoded in NumPy, which agrees with torch"
-        if reason:
-            return None
+    def _tokenised(self) -> "PlainText | DualEncoder":
+        """What knows how long texts are."""
+        return self._load() if self._against(1) else self._open()
+
+    def _open(self) -> "PlainText":
         with self._opening:
             if self._plain is None:
                 from encoders.plain_text import PlainText
 
-                manifest = self._opened.manifest
-                for stored in manifest.encoder_files:
+                for stored in self._opened.manifest.encoder_files:
                     check_stored(self._opened.folder, stored, advice="Copy it again from the encoder that the index was built with")
                 self._plain = PlainText(self._opened.encoder_folder)
             return self._plain

@@ -24,10 +24,12 @@ from retrieval.commands.options import (
     WithIds,
     parse_conditions,
 )
-from retrieval.commands.weighted import given_terms
+from retrieval.commands.weighted import WeightedCommand, given_terms
 
 if TYPE_CHECKING:
     from retrieval.engine import Answer, SearchEngine
+
+COMMAND_CLASS = WeightedCommand
 
 
 def query(
