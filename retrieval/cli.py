@@ -26,6 +26,7 @@ _HOMES = {  # of each command, its module in retrieval.commands
     "verify": "indexes",
     "query": "asking",
     "evaluate": "measuring",
+    "compare": "comparing",
     "doctor": "doctor",
 }
 

@@ -15,7 +15,7 @@ from retrieval.saved_runs import SavedDirection, SavedRun, ranked_hits
 from retrieval.significance import Tested, class_weights, holm, paired_randomisation
 from retrieval.trec import token
 
-NOT_OPTIONS = ("left_out", "interval", "run", "qrels", "scored_0_since_not_in_the_run")  # what a protocol tells beside options
+NOT_OPTIONS = ("k", "measures", "left_out", "interval", "run", "qrels", "scored_0_since_not_in_the_run")  # do not make figures unlike
 
 Floats = NDArray[np.float64]
 

@@ -15,7 +15,7 @@ from retrieval.figures import direction_result
 from retrieval.measures import MEASURES, Measure, chance_measures, measure_rankings
 from retrieval.metrics import Denominator
 from retrieval.results import EvaluationResult, PerQuery
-from retrieval.saved_runs import CANDIDATES, QRELS, QUERIES, RESULT, describe_queries, read_queries
+from retrieval.saved_runs import CANDIDATES, QRELS, QUERIES, RESULT, RUN, SavedDirection, SavedRun, describe_queries, read_queries
 from retrieval.trec import JudgedRun, Qrels, Run, judge_run, read_qrels, read_run, token
 
 
@@ -80,6 +80,19 @@ def evaluate_trec(
     }
     candidates = len(judgements.documents) if beside is None else len(beside.candidates)
     return EvaluationResult(benchmark="trec", directions={str(protocol["direction"]): direction_result(each, protocol, candidates)})
+
+
+def load_outside(run: Path, qrels: Path) -> SavedRun:
+    """Score a run in TREC's format as `evaluate_trec` does, for a comparison with others.
+
+    Its direction is that of the saved evaluation whose judgements they are, else the name of the file of judgements.
+    """
+    result = evaluate_trec(run, qrels)
+    (scored,) = result.directions.values()
+    assert scored.per_query is not None
+    name = qrels.name.removesuffix(QRELS).removesuffix(qrels.suffix)
+    held = SavedDirection(protocol=scored.protocol, candidates=scored.candidates, queries=scored.per_query)
+    return SavedRun(name=run.name.removesuffix(RUN).removesuffix(run.suffix), benchmark=result.benchmark, directions={name: held})
 
 
 def _per_query(

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from encoders.device import choose_device
-from encoders.errors import MedretError
 from retrieval.commands.encoding import encode_with_notes
 from retrieval.commands.flags import spread
 from retrieval.commands.keeping_flags import KeepingFlags
 from retrieval.commands.options import INDEX, Device, Index, Only, Splits, Vector, Views, Where, WithIds, parse_conditions
+from retrieval.commands.writing import check_places, write_text
 
 if TYPE_CHECKING:
     from retrieval.results import EvaluationResult
@@ -85,7 +85,7 @@ def evaluate(
     given |= {"only": parse_conditions(only), "where": where, **flags.given()}
     flags.check(benchmark, html=html_out is not None)
     measure = _measure(benchmark, lists, given)
-    _check_places(json_out, html_out, flags.list_out)
+    check_places(json_out, html_out, flags.list_out)
     with _listed_index(lists, image_root, encoder, device) as listed:
         engine = None if benchmark == "trec" else SearchEngine.load(listed or index_dir, encoder, choose_device(device))
         result = measure() if engine is None else measure(engine)
@@ -93,12 +93,12 @@ def evaluate(
         content = result.to_dict()
         print(render_result(content))
         if json_out is not None:
-            _write(json_out, json.dumps(content, indent=2) + "\n")
+            write_text(json_out, json.dumps(content, indent=2) + "\n")
         flags.keep(result)
         if html_out is not None and engine is not None:
             from retrieval.report import render_evaluation
 
-            _write(html_out, render_evaluation(engine, content, with_ids=with_ids))
+            write_text(html_out, render_evaluation(engine, content, with_ids=with_ids))
 
 
 @contextmanager
@@ -139,19 +139,3 @@ def _measure(benchmark: Benchmark, lists: Path | None, given: dict[str, Any]) ->
     if lists is not None:
         options["lists"] = lists
     return partial(measure, **options)
-
-
-def _check_places(*paths: Path | None) -> None:
-    """Say before the work, not after it, that a result cannot be written."""
-    for path in paths:
-        if path is not None and not path.parent.is_dir():
-            raise MedretError(f"{path}: the folder {path.parent} does not exist. Make it, or name another file")
-        if path is not None and path.is_dir():
-            raise MedretError(f"{path}: is a folder, expected a file to write")
-
-
-def _write(path: Path, text: str) -> None:
-    from encoders.atomic import whole_file
-
-    with whole_file(path) as beside:
-        beside.write_text(text, encoding="utf-8")

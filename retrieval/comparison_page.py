@@ -1,0 +1,179 @@
+"""A comparison of systems as one HTML page: figures, charts, and the queries that changed most with what was ranked."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import unquote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from encoders.errors import MedretError
+from index.corpora.prompts import prompts_for
+from index.corpora.record import FINDINGS
+from retrieval.charts import Bar, bar_chart, curve_chart
+from retrieval.comparison import Difference, DirectionComparison
+from retrieval.comparison_table import interval, known, p_value
+from retrieval.engine import SearchEngine
+from retrieval.results import DirectionResult, PerQuery, Score
+from retrieval.saved_runs import ranked_hits
+from retrieval.significance import Tested
+from retrieval.tables import figure, plain_value
+from retrieval.thumbnails import thumbnail
+
+SHOWN = 6  # changed queries of each system
+ANSWERS = 5  # of each system to each of them
+SIDE = 240  # pixels of the films
+
+
+def render_comparison(comparisons: Mapping[str, DirectionComparison], engine: SearchEngine | None = None, *, with_ids: bool = False) -> str:
+    """Render a comparison as one HTML page without outside references.
+
+    Args:
+        comparisons: `compare_runs` of two systems or more.
+        engine: The index that was asked, to show films and reports; None shows none.
+        with_ids: Name queries and records; otherwise no id appears.
+
+    Raises:
+        MedretError: If the index has no record of an id that is to be shown.
+    """
+    environment = Environment(
+        loader=PackageLoader("retrieval", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    first = next(iter(comparisons.values()))
+    return environment.get_template("compare.html.jinja").render(
+        names=first.names,
+        directions=[_direction(name, one, engine, with_ids) for name, one in comparisons.items()],
+        version=version("medret"),
+        with_ids=with_ids,
+        with_films=engine is not None,
+    )
+
+
+def _direction(name: str, one: DirectionComparison, engine: SearchEngine | None, with_ids: bool) -> dict[str, Any]:
+    base = one.results[0]
+    classes = list(base.per_class)
+    bars = [[_bar(result.per_class[finding][1][one.primary]) for result in one.results] for finding in classes]
+    chance = [base.per_class[finding][1][one.primary].chance for finding in classes]
+    at_one = base.metrics.get("P@5") or next((score for metric, score in base.metrics.items() if metric.startswith("P@")), None)
+    return {
+        "name": name,
+        "queries": base.queries,
+        "candidates": base.candidates,
+        "average": "over findings" if base.protocol.get("average") == "findings" else "over queries",
+        "primary": one.primary,
+        "apart": one.apart,
+        "unlike": [(key.replace("_", " "), [plain_value(value) for value in values]) for key, values in one.unlike.items()],
+        "interval": base.protocol.get("interval", "none"),
+        "metrics": [_row(metric, _scores(one.results, metric), one.differences) for metric in base.metrics],
+        "classes": [_class_row(finding, one) for finding in classes],
+        "curves": curve_chart(one.curves, at_one.chance if at_one else math.nan) if one.curves.shape[1] > 1 else None,
+        "bars": bar_chart(classes, bars, chance) if classes else None,
+        "changed": [_changed(one, place, engine, with_ids) for place in range(len(one.differences))],
+        "protocol": [(key.replace("_", " "), plain_value(value)) for key, value in base.protocol.items()],
+    }
+
+
+def _bar(score: Score) -> Bar:
+    return Bar(score.value, score.low, score.high)
+
+
+def _scores(results: Sequence[DirectionResult], metric: str) -> list[Score]:
+    return [result.metrics[metric] for result in results]
+
+
+def _row(metric: str, scores: Sequence[Score], differences: Sequence[Difference]) -> dict[str, Any]:
+    tested = [(each.overall.get(metric), each.intervals.get(metric)) for each in differences]
+    return {"name": metric, "queries": None, **_cells(scores, tested)}
+
+
+def _class_row(finding: str, one: DirectionComparison) -> dict[str, Any]:
+    scores = [result.per_class[finding][1][one.primary] for result in one.results]
+    tested = [(each.per_class.get(finding), each.class_intervals.get(finding)) for each in one.differences]
+    return {"name": finding, "queries": one.results[0].per_class[finding][0], **_cells(scores, tested)}
+
+
+def _cells(scores: Sequence[Score], tested: Sequence[tuple[Tested | None, Score | None]]) -> dict[str, Any]:
+    return {
+        "chance": figure(known(scores[0].chance)),
+        "scores": [(figure(known(score.value)), interval(score)) for score in scores],
+        "differences": [_tested(*each) for each in tested],
+    }
+
+
+def _tested(tested: Tested | None, score: Score | None) -> dict[str, str]:
+    if tested is None or score is None:
+        return {"value": "-", "interval": "", "p": "-", "mark": ""}
+    sure = tested.p < 0.05
+    return {
+        "value": f"{tested.difference:+.3f}",
+        "interval": interval(score, signed=True),
+        "p": p_value(tested.p),
+        "mark": ("better" if tested.difference > 0 else "worse") if sure else "",
+    }
+
+
+def _changed(one: DirectionComparison, place: int, engine: SearchEngine | None, with_ids: bool) -> dict[str, Any]:
+    """The queries that a system changed most, with the first answers of it and of the first system."""
+    pair = (0, place + 1)
+    changed = one.differences[place].changed
+    hits = [ranked_hits(one.queries[side]) for side in pair]
+    base = one.queries[0]
+    shown = []
+    for query in changed[:SHOWN]:
+        answers = [_answers(one.queries[side], found[query], query, engine, with_ids) for side, found in zip(pair, hits, strict=True)]
+        values = [float(one.queries[side].scores[one.primary][query]) for side in pair]
+        sides = [
+            {"name": one.names[side], "system": side, "value": figure(value), "answers": ranked}
+            for side, value, ranked in zip(pair, values, answers, strict=True)
+        ]
+        shown.append({"asked": _asked(base, query, one, engine), "id": base.ids[query] if with_ids else None, "sides": sides})
+    return {"name": one.names[place + 1], "count": len(changed), "queries": shown}
+
+
+def _asked(each: PerQuery, query: int, one: DirectionComparison, engine: SearchEngine | None) -> dict[str, Any]:
+    """What was asked: the film, the report, or the words of a built-in prompt."""
+    item, _, _ = each.ids[query].rpartition("|") if "|" in each.ids[query] else (each.ids[query], "", "")
+    finding = each.names[each.findings[query]] if each.findings[query] >= 0 else None
+    protocol = one.results[0].protocol
+    asking = str(protocol.get("direction", "")).partition("-")[0]
+    told: dict[str, Any] = {"finding": finding, "kind": asking or "query", "image": None, "text": None, "films": asking == "image"}
+    if asking == "text" and finding in FINDINGS and protocol.get("prompts") == "built-in":
+        mine = [place for place in range(len(each.ids)) if each.findings[place] == each.findings[query]]
+        prompts = prompts_for(finding)
+        told["text"] = prompts[mine.index(query)] if len(prompts) == len(mine) else None
+    elif asking in ("image", "report") and engine is not None:
+        told |= _record(engine, item, f"{asking}s") or {}
+    return told
+
+
+def _answers(each: PerQuery, found: Sequence[bool], query: int, engine: SearchEngine | None, with_ids: bool) -> list[dict[str, Any]]:
+    return list(_first_answers(each, found, query, engine, with_ids))
+
+
+def _first_answers(
+    each: PerQuery, found: Sequence[bool], query: int, engine: SearchEngine | None, with_ids: bool
+) -> Iterator[dict[str, Any]]:
+    for row, hit in zip(each.rows[query, :ANSWERS].tolist(), found, strict=False):
+        if row < 0:
+            return
+        id = str(each.candidates[row])
+        shown = {"image": None, "text": None} if engine is None else _record(engine, id, each.find)
+        if shown is None:
+            raise MedretError(f"{id}: is ranked by a run, but no record of the index; expected --index to be the one that was asked")
+        yield {"hit": bool(hit), "id": id if with_ids else None, "films": each.find != "reports", **shown}
+
+
+def _record(engine: SearchEngine, id: str, find: str) -> dict[str, str | None] | None:
+    """The film or the text of a record, of a study its first film; None where the index has no such record."""
+    own = unquote(id)
+    for modality in (find,) if find in engine.modalities else engine.modalities:
+        table = engine.table(modality)
+        row = table.find(own)
+        rows = table.rows_of("study_id", [own]) if row is None else [row]
+        if len(rows):
+            record = table.ids(rows[:1])[0]
+            if modality == "images":
+                return {"image": thumbnail(engine.image_path(record), SIDE), "text": None}
+            return {"image": None, "text": table.column("text")[rows[0]]}
+    return None

@@ -1,0 +1,56 @@
+"""A comparison as plain text, and how its figures are worded."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from retrieval.comparison import DirectionComparison
+from retrieval.results import Score
+from retrieval.tables import figure
+
+
+def render_comparisons(comparisons: Mapping[str, DirectionComparison]) -> str:
+    """Lay comparisons out: a table for each direction, metrics down, systems across."""
+    return "\n\n".join(f"{name}: {one.results[0].queries} queries\n{_table(one)}" for name, one in comparisons.items())
+
+
+def _table(one: DirectionComparison) -> str:
+    head = ["metric", "chance", *one.names]
+    for name in one.names[1:]:
+        head += [f"{name} - {one.names[0]}", "p"]
+    rows = [head]
+    for metric in one.results[0].metrics:
+        scores = [result.metrics[metric] for result in one.results]
+        row = [metric, figure(known(scores[0].chance)), *(_with_interval(score) for score in scores)]
+        for difference in one.differences:
+            tested = difference.overall.get(metric)
+            row += ["-", "-"] if tested is None else [_with_interval(difference.intervals[metric], signed=True), p_value(tested.p)]
+        rows.append(row)
+    return _aligned(rows)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _with_interval(score: Score, *, signed: bool = False) -> str:
+    ends = interval(score, signed=signed)
+    value = f"{score.value:+.3f}" if signed else figure(known(score.value))
+    return f"{value} ({ends})" if ends else value
+
+
+def known(value: float) -> float | None:
+    """Return a figure, or None for one that is not a number or not finite."""
+    return value if math.isfinite(value) else None
+
+
+def interval(score: Score, *, signed: bool = False) -> str:
+    """Write the ends of an interval; nothing where there is none."""
+    if not math.isfinite(score.low) or not math.isfinite(score.high):
+        return ""
+    return f"{score.low:+.3f} to {score.high:+.3f}" if signed else f"{figure(score.low)} to {figure(score.high)}"
+
+
+def p_value(p: float) -> str:
+    """Write a p-value: three decimals, and no smaller than what the resamples can tell."""
+    return "-" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
