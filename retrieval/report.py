@@ -1,4 +1,4 @@
-"""One self-contained HTML page: queries, ranked films and reports, and Precision@k beside chance."""
+"""One self-contained HTML page: queries, ranked films and reports, where films are like the query, and figures beside chance."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,80 +10,101 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from encoders.errors import MedretError
 from index.corpora.prompts import prompts_for
 from index.corpora.record import LabelState
 from retrieval.engine import Answer, Hit, Query, SearchEngine
-from retrieval.filters import parse_condition
-from retrieval.tables import answer_notes, figure, plain_value
-from retrieval.thumbnails import thumbnail
+from retrieval.filters import Selection, parse_condition, parse_where
+from retrieval.maps import FilmMap, draw_map
+from retrieval.page_tables import directions, evaluation_table
+from retrieval.pictures import film_picture
+from retrieval.tables import answer_notes, percentile_figure
+from retrieval.terms import Term
 
 EXAMPLES = 5  # hits of each example query on an evaluation's page
+_EXCERPT = 200  # characters of a report on each side of its best sentence, or from its beginning twice as many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shown:
-    """An answer on the page; `finding` marks each hit by whether it is positive for it."""
+    """An answer on the page; `finding` marks each hit by whether it is positive for it, `film` is the one that asked."""
 
     answer: Answer
-    query_image: Path | None = None
+    film: Path | None = None
     finding: str | None = None
+    maps: Mapping[str, FilmMap]
 
 
-def render_answers(engine: SearchEngine, answers: Sequence[Answer], *, with_ids: bool = False) -> str:
+def render_answers(engine: SearchEngine, answers: Sequence[Answer], *, with_ids: bool = False, maps: bool = True) -> str:
     """Render answers as one HTML page without outside references.
 
     Args:
         engine: What answered.
         answers: In the order of the page.
         with_ids: Name patients, studies, records and paths; otherwise none of them appears.
+        maps: Lay over each film that was found where it is like the query: a second or so for each.
 
     Returns:
         The page. Films are embedded as JPEG of at most 420 pixels a side.
     """
-    shown = [_Shown(answer=answer, query_image=_query_image(engine, answer.query)) for answer in answers]
+    shown = [_Shown(answer=answer, maps=_maps(engine, answer) if maps else {}) for answer in answers]
     return _render("Answers", "", shown, [], engine, with_ids)
 
 
-def render_evaluation(engine: SearchEngine, result: Mapping[str, Any], *, with_ids: bool = False) -> str:
+def render_evaluation(engine: SearchEngine, result: Mapping[str, Any], *, with_ids: bool = False, maps: bool = True) -> str:
     """Render an evaluation as one HTML page: its figures beside chance, and examples of what was ranked.
 
     Args:
         engine: What was evaluated.
         result: `EvaluationResult.to_dict()`; the examples keep to the protocol that each direction names.
         with_ids: Name patients, studies, records and paths; otherwise none of them appears.
+        maps: Lay over each example's films where they are like the query.
     """
-    directions = _directions(result)
-    tables = [_table(str(result["benchmark"]), name, one) for name, one in directions.items()]
-    shown = [example for one in directions.values() for example in _examples(engine, one["protocol"], list(one["per_class"]))]
-    lead = "How often the first k answers are right, beside how often a random order would be."
+    found = directions(result)
+    tables = [evaluation_table(str(result["benchmark"]), name, one) for name, one in found.items()]
+    shown = [example for one in found.values() for example in _examples(engine, one["protocol"], list(one["per_class"]), maps)]
+    lead = "How often the first answers are right, beside how often a random order would be."
     return _render(f"medret evaluate {result['benchmark']}", lead, shown, tables, engine, with_ids)
 
 
-def _examples(engine: SearchEngine, protocol: Mapping[str, Any], findings: Sequence[str], at_most: int = 4) -> Iterator[_Shown]:
+def _examples(engine: SearchEngine, protocol: Mapping[str, Any], findings: Sequence[str], maps: bool, at_most: int = 4) -> Iterator[_Shown]:
     """A question about each finding: its first built-in prompt; or for some findings, an image that is positive for it."""
-    asking, found = protocol["direction"].split("-")
+    asking, _, found = protocol["direction"].partition("-")
+    if f"{found}s" not in engine.modalities:
+        return
     splits, views = (None if protocol.get(name, "all") == "all" else tuple(protocol[name]) for name in ("splits", "views"))
-    only = tuple(parse_condition(text) for text in protocol.get("only", ()))
-    where = protocol.get("where")
-    ask = partial(Query, find=f"{found}s", vector=protocol["vector"], k=EXAMPLES, splits=splits, views=views, only=only, where=where)
+    only, where = tuple(parse_condition(text) for text in protocol.get("only", ())), protocol.get("where")
+    vector = protocol.get("vector", "joint")
+    ask = partial(Query, find=f"{found}s", vector=vector, k=EXAMPLES, splits=splits, views=views, only=only, where=where)
     if asking == "text":
         for finding in findings:
-            yield _Shown(answer=engine.search(ask(text=prompts_for(finding)[0])), finding=finding)
+            yield _example(engine, ask(text=prompts_for(finding)[0]), finding, maps)
         return
     table = engine.table("images")
-    allowed = ask(text="").selection.rows(table)
+    allowed = Selection(splits=splits, views=views, only=only, where=None if where is None else parse_where(where)).rows(table)
     for finding in [name for name in table.findings if name in findings and name != "No Finding"][:at_most]:
         positive = np.flatnonzero(allowed & (table.labels([finding])[:, 0] == LabelState.POSITIVE))
         if len(positive):
-            query = ask(id=table.ids(positive[:1])[0], exclude_same_patient=protocol["exclude_same_patient"])
-            yield _Shown(answer=engine.search(query), query_image=_query_image(engine, query), finding=finding)
+            query = ask(id=table.ids(positive[:1])[0], exclude_same_patient=protocol.get("exclude_same_patient"))
+            yield _example(engine, query, finding, maps)
 
 
-def _query_image(engine: SearchEngine, query: Query) -> Path | None:
-    """The film that was asked with, if any."""
-    if query.id is None:
-        return query.image
-    return engine.image_path(query.id)
+def _example(engine: SearchEngine, query: Query, finding: str, maps: bool) -> _Shown:
+    answer = engine.search(query)
+    return _Shown(answer=answer, finding=finding, maps=_maps(engine, answer) if maps else {})
+
+
+def _maps(engine: SearchEngine, answer: Answer) -> dict[str, FilmMap]:
+    """The map of each film that was found, by its id; none where the index stands without its encoder, which the page says."""
+    films = [hit for hit in answer.hits if hit.modality == "images" and hit.image_path is not None]
+    if not films or answer.vector is None:
+        return {}
+    try:
+        encoder = engine.encoder
+    except MedretError:
+        return {}
+    drawn = {hit.id: draw_map(encoder, hit.image_path, answer.vector, answer.query.vector) for hit in films if hit.image_path is not None}
+    return {id: one for id, one in drawn.items() if one is not None}
 
 
 def _render(
@@ -95,85 +116,73 @@ def _render(
     return environment.get_template("results.html.jinja").render(
         title=title,
         lead=lead,
-        answers=[_answer(one, with_ids) for one in shown],
+        answers=[_answer(engine, one, with_ids) for one in shown],
         results=tables,
+        has_maps=any(one.maps for one in shown),
+        has_films=any(hit.modality == "images" for one in shown for hit in one.answer.hits),
         encoder=engine.fingerprint,
         version=version("medret"),
         with_ids=with_ids,
     )
 
 
-def _answer(shown: _Shown, with_ids: bool) -> dict[str, Any]:
+def _answer(engine: SearchEngine, shown: _Shown, with_ids: bool) -> dict[str, Any]:
     query = shown.answer.query
-    words = query.text if query.label is None else query.label
-    asked = "film" if query.image is not None or shown.query_image else "record"
-    if words is not None:
-        asked = "text" if query.label is None else "label"
-    about = f", of a film positive for {shown.finding}" if shown.finding and asked == "film" else ""
+    terms = [_term(engine, term, len(query.terms) > 1, with_ids) for term in query.terms]
+    about = f", of a film positive for {shown.finding}" if shown.finding and terms[0]["film"] else ""
     return {
-        "text": words,
-        "image": thumbnail(shown.query_image),
-        "summary": f"{asked} → {query.find}{about}",
-        "notes": answer_notes(shown.answer),
-        "hits": [_hit(hit, shown.finding, with_ids) for hit in shown.answer.hits],
+        "terms": terms,
+        "without": query.without,
+        "summary": f"{' + '.join(term['kind'] for term in terms)} → {query.find}{about}",
+        "notes": [_without_ids(note, query) if not with_ids else note for note in answer_notes(shown.answer)],
+        "hits": [_hit(hit, shown, with_ids) for hit in shown.answer.hits],
     }
 
 
-def _hit(hit: Hit, finding: str | None, with_ids: bool) -> dict[str, Any]:
-    states = {name: state for name, state in hit.labels.items() if state in ("positive", "uncertain")}
+def _term(engine: SearchEngine, term: Term, weighted: bool, with_ids: bool) -> dict[str, Any]:
+    path = term.image if term.id is None else engine.image_path(term.id)
+    return {
+        "kind": "film" if path is not None else "record" if term.id is not None else term.kind,
+        "words": term.text if term.text is not None else term.label,
+        "film": film_picture(path),
+        "weight": f"{term.weight:+g}" if weighted else None,
+        "name": str(term.value) if with_ids and term.kind in ("id", "image") else None,
+    }
+
+
+def _without_ids(note: str, query: Query) -> str:
+    """A note with the conditions that may name a patient or a record left out."""
+    conditions = [*map(str, query.only), *([query.where] if query.where is not None else [])]
+    for condition in (text for text in conditions if "id" in text):
+        note = note.replace(condition, "a condition on ids")
+    return note
+
+
+def _hit(hit: Hit, shown: _Shown, with_ids: bool) -> dict[str, Any]:
     identity = [("record", hit.id), ("patient", hit.patient_id), ("study", hit.study_id), ("path", hit.path)]
+    finding = shown.finding
     return {
         "rank": hit.rank,
         "score": f"{hit.score:.3f}",
+        "percentile": None if hit.percentile is None else percentile_figure(hit.percentile),
         "view": hit.view,
-        "text": hit.text,
+        "report": None if hit.text is None else _excerpt(hit.text, hit.sentence_span),
         "shows_image": hit.modality == "images",
-        "image": thumbnail(hit.image_path) if hit.modality == "images" else None,
-        "chips": [{"finding": name, "state": state} for name, state in states.items()],
+        "image": film_picture(hit.image_path) if hit.modality == "images" else None,
+        "map": shown.maps.get(hit.id),
+        "chips": [{"finding": name, "state": state} for name, state in hit.labels.items() if state in ("positive", "uncertain")],
         "relevant": None if finding is None or finding not in hit.labels else hit.labels[finding] == "positive",
         "ids": [(key, value) for key, value in identity if value is not None] if with_ids else [],
     }
 
 
-def _directions(result: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    """The result of each direction, by its name."""
-    return result.get("directions") or {result["protocol"]["direction"]: result}
-
-
-def _table(benchmark: str, direction: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    names = list(result["metrics"])
-    bar = next((name for name in names if name.startswith("P@")), None)
-    rows = [_row("macro" if result["per_class"] else "all", result["queries"], result["metrics"], names, bar, overall=True)]
-    for finding, metrics in result["per_class"].items():
-        rows.append(_row(finding, metrics["queries"], metrics, names, bar, overall=False))
-    return {
-        "benchmark": benchmark,
-        "direction": direction,
-        "queries": result["queries"],
-        "candidates": result["candidates"],
-        "row_name": "finding" if result["per_class"] else "",
-        "names": names,
-        "bar": bar,
-        "rows": rows,
-        "protocol": [(key.replace("_", " "), plain_value(value)) for key, value in result["protocol"].items()],
-    }
-
-
-def _row(name: str, queries: int, metrics: Mapping[str, Any], names: Sequence[str], bar: str | None, *, overall: bool) -> dict[str, Any]:
-    cells = [_cell(metrics.get(metric)) for metric in names]
-    drawn = metrics.get(bar, {}) if bar else {}
-    return {
-        "name": name,
-        "queries": queries,
-        "overall": overall,
-        "cells": cells,
-        "bar_value": round(100 * (drawn.get("value") or 0.0), 1),  # a figure over no query is None
-        "bar_chance": round(100 * (drawn.get("chance") or 0.0), 1),
-    }
-
-
-def _cell(metric: Mapping[str, float | None] | None) -> dict[str, str]:
-    if metric is None:
-        return {"value": "", "chance": ""}
-    value, chance = metric["value"], metric.get("chance")
-    return {"value": figure(value), "chance": "" if chance is None else figure(chance)}
+def _excerpt(text: str, span: tuple[int, int] | None) -> dict[str, str]:
+    """A report around its best sentence (else its beginning), cut between words, and what it is cut from where it is cut."""
+    start, stop = (0, 0) if span is None else span
+    first, last = max(start - _EXCERPT, 0), min(stop + _EXCERPT * (2 if span is None else 1), len(text))
+    before, after = text[first:start], text[stop:last]
+    if first > 0:
+        before = "… " + before.partition(" ")[2]
+    if last < len(text):
+        after = after.rpartition(" ")[0] + " …"
+    return {"before": before, "marked": text[start:stop], "after": after, "whole": text if first > 0 or last < len(text) else ""}

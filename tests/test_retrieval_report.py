@@ -10,14 +10,18 @@ import pytest
 from handmade_index import make_engine
 from PIL import Image
 
+from encoders.dual import build_encoder
 from index.corpora.record import LabelState, Record
 from index.encode import EncodeSummary
 from index.planner import exact_plan
 from index.shards import ShardRow
 from retrieval.answers import Answer, Query
+from retrieval.encoding import encode_films
 from retrieval.evaluation import evaluate_label_precision
+from retrieval.maps import draw_map
 from retrieval.report import render_answers, render_evaluation
 from retrieval.tables import encoding_notes, figure, plain_value, render_answer, render_encoding, render_metrics, render_result
+from retrieval.terms import Term
 
 FINDING = "Cardiomegaly"
 REPORT = "Heart <b>big</b> & wide."
@@ -53,7 +57,7 @@ def test_a_page_holds_the_query_film_and_each_hit_in_order_without_outside_refer
     page = render_answers(engine, [answer])
 
     scores = [f"{hit.score:.3f}" for hit in answer.hits]
-    assert re.findall(r"<span>(-?\d\.\d{3})", page) == scores
+    assert re.findall(r'class="score">(-?\d\.\d{3})', page) == scores
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)
     films = [base64.b64decode(code) for code in re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)]
     levels = [float(np.asarray(Image.open(io.BytesIO(film))).mean()) for film in films]
@@ -64,7 +68,81 @@ def test_a_page_holds_the_query_film_and_each_hit_in_order_without_outside_refer
 def test_a_page_names_the_label_that_was_asked_for(engine):
     page = render_answers(engine, [Answer(query=Query(label="Pleural Effusion"), hits=(), plan=exact_plan("flat", 0))])
 
-    assert "<q>Pleural Effusion</q><span>label → images</span>" in page
+    assert "<q>Pleural Effusion</q>" in page
+    assert "label → images" in page
+
+
+def test_a_page_names_each_term_with_its_weight_and_what_must_not_be_there(engine):
+    terms = (Term(text="edema"), Term(text="pacemaker", weight=-0.5), Term(id="record-0", weight=2))
+    answer = Answer(query=Query(terms=terms, without=("fracture",)), hits=(), plan=exact_plan("flat", 0))
+
+    page = render_answers(engine, [answer])
+
+    assert re.findall(r"<b>([^<]*)</b>.*?(?:<q>(.*?)</q>|alt=\"(.*?)\")", page.partition("<section")[2]) == [
+        ("+1", "edema", ""),
+        ("-0.5", "pacemaker", ""),
+        ("+2", "", "query film"),
+        ("without", "fracture", ""),
+    ]
+    assert "No hits." in page
+
+
+def test_a_long_report_is_shown_around_the_sentence_that_answers(engine):
+    """And where no sentence is known, its beginning; the whole text is kept behind a switch."""
+    sentence, filling = "The heart is <wide>.", "Nothing of note here. " * 40
+    text = filling + sentence + " " + filling
+    answer = engine.search(Query(id="record-0", k=2))
+    marked, plain = (replace(hit, text=text, sentence_span=span) for hit, span in zip(answer.hits, [(880, 900), None], strict=True))
+    assert text[880:900] == sentence
+
+    page = render_answers(engine, [replace(answer, hits=(marked, plain))])
+
+    first, second = re.findall(r'<div class="text">(.*?)<details><summary>whole text</summary><p>(.*?)</p>', page, re.DOTALL)
+    assert re.fullmatch(r"… [\w. ]{150,200}<mark[^>]*>The heart is &lt;wide&gt;\.</mark>[\w. ]{150,200} …", first[0])
+    assert re.fullmatch(r"Nothing [\w. ]{350,400} …", second[0])
+    assert "&lt;wide&gt;" in first[1]
+    assert page.count("<mark") == 1
+
+
+def test_a_score_is_read_against_random_pairs_where_they_were_measured(engine):
+    answer = engine.search(Query(id="record-0", k=2))
+    first, second = answer.hits
+
+    page = render_answers(engine, [replace(answer, hits=(replace(first, percentile=98.765), second))])
+
+    assert re.findall(r"above ([\d.]+) % of random pairs", page) == ["98.8"]
+
+
+def test_conditions_on_ids_are_kept_off_a_page_without_ids(engine):
+    answer = engine.search(Query(id="record-0", k=5, where='patient_id == "patient-1"'))  # two of them: a note says so
+    assert any("patient-1" in note for note in answer.notes)
+
+    assert "patient-1" not in render_answers(engine, [answer])
+    assert "a condition on ids" in render_answers(engine, [answer])
+    assert "patient-1" in render_answers(engine, [answer], with_ids=True)
+
+
+def test_maps_lie_over_the_films_with_their_peaks_where_the_query_differs(tmp_path):
+    """The query is what a bright square adds to a grey film, so the ring stands on the square of each film that has one."""
+    encoder = build_encoder("tiny", "tiny", ["edema"], size=128, dimension=16).eval()
+    films, places = [], [(30, 120), (90, 40)]  # row and column of the square's middle, in films of 120 by 160
+    for number, (row, column) in enumerate(places):
+        film = np.full((120, 160), 90, np.uint8)
+        film[row - 12 : row + 12, column - 12 : column + 12] = 220
+        Image.fromarray(film).save(tmp_path / f"film{number}.png")
+        films.append(encoder.config.preprocessing.square(film))
+    plain = encoder.config.preprocessing.square(np.full((120, 160), 90, np.uint8))
+    vectors = encode_films(encoder, np.stack([plain, *films]))
+    for number, (row, column) in enumerate(places):
+        query = vectors[number + 1] - vectors[0]
+
+        drawn = draw_map(encoder, tmp_path / f"film{number}.png", query / np.linalg.norm(query))
+
+        assert (drawn.left * 1.6, drawn.top * 1.2) == pytest.approx((column, row), abs=12 + 10)  # the square, and half a coarse cell
+        overlay = Image.open(io.BytesIO(base64.b64decode(drawn.picture.partition(",")[2])))
+        assert overlay.size == (140, 105)
+        opacity = np.asarray(overlay.convert("RGBA"))[..., 3]
+        assert opacity[round(drawn.top * 1.05 - 0.5), round(drawn.left * 1.4 - 0.5)] == opacity.max() > 100
 
 
 def test_report_text_is_escaped(engine):

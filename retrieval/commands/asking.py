@@ -65,6 +65,8 @@ def query(
         bool | None, typer.Option("--best-sentence/--no-best-sentence", help="Of each report, the sentence that answers best.")
     ] = None,
     format: Annotated[Format, typer.Option(help="How to print them.")] = "table",
+    maps: Annotated[bool, typer.Option(help="HTML: show where each film is like the query.")] = True,
+    open: Annotated[bool, typer.Option("--open", help="Show the HTML page in the browser.")] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say what each term counts for, what was left out, and how it was searched.")
     ] = False,
@@ -83,8 +85,11 @@ def query(
         raise typer.BadParameter("give one or more of --text, --label, --image and --id, or --queries FILE")
     if (queries is None) != (out is None):
         raise typer.BadParameter("--queries and --out go together: one FILE to read, one to write")
+    if open and format == "json":
+        raise typer.BadParameter("--open shows HTML; leave out --format json")
+    format = "html" if open else format
     if queries is not None and format != "table":
-        raise typer.BadParameter("--queries writes JSON lines to --out; leave out --format")
+        raise typer.BadParameter("--queries writes JSON lines to --out; leave out --format and --open")
     if explain and format == "html":
         raise typer.BadParameter("--explain goes with --format table or json")
     if best_sentence and find == "sentences":
@@ -105,8 +110,11 @@ def query(
         "exclude_same_patient": exclude_same_patient,
         "exclude_same_study": exclude_same_study,
         "vector": vector,
-        "best_sentence": True if best_sentence is None and find == "reports" and queries is None else best_sentence,
+        "best_sentence": best_sentence,
     }
+    marks = find == "reports" or (find == "images" and format == "html" and vector == "joint")
+    if best_sentence is None and marks and queries is None:
+        shared["best_sentence"] = True
     with told(verbose):
         engine = _load(index_dir, encoder, device)
         if queries is not None and out is not None:
@@ -114,7 +122,11 @@ def query(
         else:
             from retrieval.engine import Query
 
-            _print_answer(engine, engine.search(Query(terms=terms, **shared)), format, explain, with_ids)
+            answer = engine.search(Query(terms=terms, **shared))
+            if format == "html":
+                _show_page(engine, answer, maps, with_ids, open)
+            else:
+                _print_answer(engine, answer, format, explain)
 
 
 def _load(index_dir: Path, encoder: Path | None, device: str | None) -> "SearchEngine":
@@ -134,7 +146,18 @@ def _answer_file(engine: "SearchEngine", queries: Path, out: Path, shared: dict[
     print(f"{out}: answers to {answer_file(engine, queries, out, shared, form):,} queries")
 
 
-def _print_answer(engine: "SearchEngine", answer: "Answer", format: Format, explain: bool, with_ids: bool) -> None:
+def _show_page(engine: "SearchEngine", answer: "Answer", maps: bool, with_ids: bool, open: bool) -> None:
+    from retrieval.commands.browser import open_page
+    from retrieval.report import render_answers
+    from retrieval.tables import answer_notes
+
+    for line in answer_notes(answer):
+        note(line)
+    page = render_answers(engine, [answer], with_ids=with_ids, maps=maps)
+    print(open_page(page) if open else page)
+
+
+def _print_answer(engine: "SearchEngine", answer: "Answer", format: Format, explain: bool) -> None:
     from retrieval.explanation import explain as take_apart
     from retrieval.tables import answer_notes, render_answer, render_explanation
 
@@ -148,9 +171,5 @@ def _print_answer(engine: "SearchEngine", answer: "Answer", format: Format, expl
                 [hit.to_dict() for hit in answer.hits] if explanation is None else explanation.to_dict(), indent=2, ensure_ascii=False
             )
         )
-    elif format == "html":
-        from retrieval.report import render_answers
-
-        print(render_answers(engine, [answer], with_ids=with_ids))
     else:
         print(render_answer(answer) if explanation is None else render_explanation(explanation))
