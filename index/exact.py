@@ -86,7 +86,8 @@ class ExactSearch:
     def _search(
         self, queries: npt.NDArray[np.float32], k: int, allowed: npt.NDArray[np.bool_] | None, excluded: Sequence[Rows] | None
     ) -> list[Found]:
-        left_out = [np.unique(np.asarray(rows, np.int64)) for rows in excluded] if excluded is not None else [_NO_ROWS] * len(queries)
+        asked = [_NO_ROWS] * len(queries) if excluded is None else excluded
+        left_out = [np.unique(np.asarray(rows, np.int64)) if len(rows) else _NO_ROWS for rows in asked]
         usual = most_excluded(left_out)
         reachable = self.rows if allowed is None else int(allowed.sum())
         wanted = min(_wanted(k, usual), reachable)
@@ -97,7 +98,7 @@ class ExactSearch:
         found: dict[int, Found] = {}
         doubtful: list[int] = []
         for place, query in enumerate(queries):
-            kept = np.isin(rows[place], left_out[place], assume_unique=True, invert=True)
+            kept = ~np.isin(rows[place], left_out[place], assume_unique=True) if len(left_out[place]) else np.ones(wanted, np.bool_)
             if wanted < reachable and (kept.sum() < k or _kth(exact[place, kept], k) <= scores[place, -1] + float(self.rounding(query))):
                 doubtful.append(place)
             else:
@@ -197,7 +198,7 @@ class ExactSearch:
             kept = scores >= _kth(scores, k)
             rows, scores = rows[kept], scores[kept]
         order = np.argsort(-scores, kind="stable")
-        if len(np.unique(scores)) < len(scores):
+        if (scores[order][1:] == scores[order][:-1]).any():
             ids = self.table.ids(rows)
             order = np.array(sorted(range(len(rows)), key=lambda place: (-scores[place], ids[place])), dtype=np.int64)
         return rows[order[:k]], scores[order[:k]]

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +21,8 @@ T = TypeVar("T")
 
 def program_version() -> str:
     """Return the name and version of this program."""
+    from importlib.metadata import PackageNotFoundError, version  # it reads mails, as far as imports go: not for a query
+
     try:
         return f"medret {version('medret')}"
     except PackageNotFoundError:

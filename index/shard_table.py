@@ -12,17 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from encoders.errors import MedretError
 from index.conditions import Comparison, Tree
 from index.corpora.record import NULL_LABEL, LabelState
 from index.manifest import VECTORS, ModalityShards
-from index.predicates import met
 
 Rows = npt.NDArray[np.int64]
 
 _WILL_NEED = 3  # MADV_WILLNEED
+_FEW = 32  # values: more are taken quicker by Arrow's function, whose import takes longer than any of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +157,8 @@ class ShardTable:
 
     def find(self, id: str) -> int | None:
         """Return the row of an id that is not removed, or None."""
+        import pyarrow.compute as pc  # it makes a wrapper of every function it has: not for a process that does without
+
         for start, batch in zip(self._starts, self._batches, strict=False):
             place = pc.index(batch.column("id"), pa.scalar(id, pa.string())).as_py()
             if place >= 0 and (self.live is None or self.live[start + place]):
@@ -174,6 +175,8 @@ class ShardTable:
         Raises:
             ValueError: If a comparison is with no column and no finding.
         """
+        from index.predicates import met
+
         marked = np.empty(self.rows, np.bool_)
         for start, batch in zip(self._starts, self._batches, strict=False):
             marked[start : start + batch.num_rows] = met(tree, batch, self.findings).to_numpy(zero_copy_only=False)
@@ -186,6 +189,8 @@ class ShardTable:
             column: Its name.
             among: (rows,) bool, the rows to look at; None for those that are not removed.
         """
+        import pyarrow.compute as pc
+
         chunks, wanted = self._chunks(column), self.live if among is None else among
         if wanted is not None:
             chunks = chunks.filter(pa.array(wanted))
@@ -228,7 +233,9 @@ class ShardTable:
             return [value for column in self._columns(name) for value in column.to_pylist()]
         values: list[Any] = [None] * len(rows)
         for shard, places, local in self._locate(rows):
-            taken = self._batches[shard].column(name).take(pa.array(local)).to_pylist()
+            column = self._batches[shard].column(name)
+            few = len(local) <= _FEW
+            taken = [column[row].as_py() for row in local.tolist()] if few else column.take(pa.array(local)).to_pylist()
             for place, value in zip(np.arange(len(rows))[places].tolist(), taken, strict=True):
                 values[place] = value
         return values

@@ -120,6 +120,8 @@ class VectorIndex:
         allowed_rows: int,
         excluded: Sequence[Rows] | None,
     ) -> list[Found]:
+        if excluded is not None and not any(map(len, excluded)):
+            excluded = None
         left_out = [] if excluded is None else [np.unique(np.asarray(rows, np.int64)) for rows in excluded]
         found, unconfirmed = self._approximate(queries, k, plan, allowed, left_out)
         places = sorted({*unconfirmed, *self._short(found, k, allowed, allowed_rows, left_out)})
