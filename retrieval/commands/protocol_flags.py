@@ -52,7 +52,7 @@ class ProtocolFlags:
     list_out: Annotated[Path | None, typer.Option(help="5x200 without a list: write which images were drawn, as a list.")] = None
     fractions: Annotated[
         list[float] | None,
-        typer.Option("--fraction", min=0, max=1, help="linear-probe: of the training patients; 0.01, 0.1 and 1. Repeatable."),
+        typer.Option("--fraction", min=1e-4, max=1, help="linear-probe: of the training patients; 0.01, 0.1 and 1. Repeatable."),
     ] = None
 
     def given(self) -> dict[str, Any]:
