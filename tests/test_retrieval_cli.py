@@ -256,6 +256,43 @@ def test_an_evaluation_keeps_to_conditions_and_names_them(made, tmp_path):
     assert "allowed rows" in (tmp_path / "page.html").read_text()
 
 
+def test_an_expression_chooses_what_is_asked_and_evaluated(made, tmp_path):
+    where = "view in ('PA', AP) and (pleural_effusion == positive or edema in (positive, uncertain)) and not split == \"train\""
+    asked = ("query", "--text", "edema", "--index", made.index, "--format", "json", "-k", 500)
+    scored = ("evaluate", "label-precision", "--index", made.index, "--direction", "text-image", "--json", tmp_path / "result.json")
+    with gzip.open(made.corpus / "mimic-cxr-2.0.0-split.csv.gz", "rt") as splits:
+        train = {row["dicom_id"] for row in csv.DictReader(splits) if row["split"] == "train"}
+
+    chosen = medret(*asked, "--where", where)
+    every = json.loads(succeeds(*asked))
+    succeeds(*scored, "--where", where, "--html", tmp_path / "page.html")
+
+    expected = [
+        hit["id"]
+        for hit in every
+        if hit["view"] in ("PA", "AP")
+        and (hit["labels"].get("Pleural Effusion") == "positive" or hit["labels"].get("Edema") in ("positive", "uncertain"))
+        and hit["id"] not in train
+    ]
+    assert [hit["id"] for hit in json.loads(chosen.stdout)] == expected != []
+    assert f"note: exact over the {len(expected)} allowed rows" in chosen.stderr
+    assert json.loads((tmp_path / "result.json").read_text())["protocol"]["where"].startswith('view in ("PA", "AP") and (pleural_eff')
+    assert f"exact over the {len(expected)} allowed rows" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize("command", [("query", "--text", "edema"), ("evaluate", "label-precision")])
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("view = PA", "where, at character 6: found '=', expected =="),
+        ("veiw == PA", "where, at character 1: no column or finding 'veiw'; did you mean view?"),
+        ("age > 3 and edema == yes", "where, at character 22: Edema is asked to be 'yes'; choose from: positive, negative"),
+    ],
+)
+def test_a_mistake_in_an_expression_is_one_line_with_its_place(made, command, where, says):
+    assert says in fails(*command, "--index", made.index, "--where", where)
+
+
 def test_a_query_keeps_to_the_views_and_splits_asked_for(made):
     out = succeeds("query", "--text", "edema", "--view", "PA", "--split", "train", "--index", made.index, "--format", "json", "-k", 500)
 
