@@ -193,9 +193,7 @@ class SearchEngine:
         folded = [" ".join(text.split()) for text in texts]
         if not all(folded):
             raise MedretError("the query text is empty; give a finding or a report in plain words")
-        vectors = self.texts.encode(folded, vector, batch_size)
-        _log.info("%s", self.texts.way)
-        return vectors
+        return self.texts.encode(folded, vector, batch_size)
 
     def encode_labels(self, names: Sequence[str], vector: str = "joint") -> NDArray[np.float32]:
         """Encode labels through the encoder's continuous prompts into (len(names), D) float32 unit vectors.

@@ -1,5 +1,6 @@
 """`make demo`, as a newcomer runs it, finds what it drew on patients it has not seen."""
 
+import csv
 import json
 import os
 import subprocess
@@ -10,6 +11,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+SIDED = ("Pleural Effusion", "Pneumothorax", "Atelectasis", "Lung Opacity")
+
+
+def share_on_the_left(medret: Path, demo: Path, finding: str, *sides: str) -> float:
+    """Of the boxes drawn for a finding in the ten best films for it and for a side: the share on the patient's left."""
+    words = [part for text in (finding, *sides) for part in ("--text", text)]
+    asked = [medret, "query", *words, "--index", demo / "index", "--format", "json"]
+    ids = {hit["id"] for hit in json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)}
+    with (demo / "corpus" / "boxes.csv").open() as file:
+        drawn = [row["side"] for row in csv.DictReader(file) if row["dicom_id"] in ids and row["finding"] == finding]
+    return drawn.count("left") / len(drawn)
 
 
 @pytest.mark.demo
@@ -34,3 +46,6 @@ def test_the_demo_retrieves_findings_on_unseen_patients_far_above_chance(tmp_pat
     assert f"{text_to_image['chance']:.3f}" in page
     assert "data:image/jpeg;base64," in page
     assert str(tmp_path / "demo" / "results.html") in done.stdout.splitlines()[-1]
+    shares = [[share_on_the_left(medret, tmp_path / "demo", name, *side) for side in (["right"], [], ["left"])] for name in SIDED]
+    right, neither, left = (sum(column) / len(SIDED) for column in zip(*shares, strict=True))
+    assert right <= 0.3 < neither < 0.7 <= left, shares
