@@ -45,13 +45,17 @@ def ranked_relevance(ranked: NDArray[np.int64], query_masks: NDArray[Any], candi
     Returns:
         (Q, R) bool, False at -1.
     """
-    if not len(candidate_masks):
-        return np.zeros(ranked.shape, dtype=np.bool_)
-    shared = candidate_masks[ranked]  # (Q, R); row -1 reads the last candidate and is struck out below
+    shared = np.append(candidate_masks, candidate_masks.dtype.type(0))[ranked]  # (Q, R); row -1 reads the 0 at the end
     shared &= query_masks[:, None]
     relevance: NDArray[np.bool_] = shared != 0
-    relevance &= ranked >= 0
     return relevance
+
+
+def count_relevant(query_masks: NDArray[Any], candidate_masks: NDArray[Any]) -> NDArray[np.int64]:
+    """Count the candidates that share a finding with each query: (Q,) int64 from (Q,) and (N,) masks of one type."""
+    distinct, counts = np.unique(candidate_masks, return_counts=True)
+    asked, places = np.unique(query_masks, return_inverse=True)
+    return np.array([counts[(distinct & mask) != 0].sum() for mask in asked], dtype=np.int64)[places]
 
 
 def precision_at_k(
@@ -122,9 +126,10 @@ def average_precision(relevance: NDArray[np.bool_], relevant: NDArray[np.int64] 
     Source: "map" of trec_eval.
     """
     found = np.count_nonzero(relevance, axis=1)
-    query, place = np.divmod(np.flatnonzero(relevance), max(1, relevance.shape[1]))  # (hits,) each: few, beside Q x R
+    query = np.repeat(np.arange(len(relevance)), found)  # (hits,), as all below: few, beside Q x R
+    rank = np.flatnonzero(relevance) - query * relevance.shape[1] + 1
     nth = np.arange(1, len(query) + 1) - np.repeat(np.cumsum(found) - found, found)  # the hit's number within its query
-    total = np.bincount(query, nth / (place + 1), len(relevance))
+    total = np.bincount(query, nth / rank, len(relevance))
     return total / np.maximum(found if relevant is None else relevant, 1)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from retrieval.answers import Ranking
 from retrieval.benchmarks import LabelTask
 from retrieval.engine import SearchEngine
-from retrieval.metrics import ranked_relevance
+from retrieval.metrics import count_relevant, ranked_relevance
 from retrieval.owners import Groups, same_owner_rows
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _count(
     rows = np.flatnonzero(gallery)
     heads = rows[np.unique(units[rows], return_index=True)[1]]  # one row of each unit
     classes = task.classes[members]
-    totals = np.array([np.count_nonzero(masks[heads] & bit) for bit in task.relevance.bits], dtype=np.int64)
+    totals = count_relevant(task.relevance.bits, masks[heads])
     relevant, candidates = totals[classes], np.full(len(members), len(heads), dtype=np.int64)
     if excluded is None:
         return relevant, candidates
