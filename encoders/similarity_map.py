@@ -89,7 +89,7 @@ def _cells(output: Tensor) -> Tensor:
     if output.ndim == 4:
         return output
     side = isqrt(output.shape[1])
-    return output[:, output.shape[1] - side * side :].transpose(1, 2).unflatten(2, (side, side))
+    return output[:, output.shape[1] - side * side :].transpose(1, 2).reshape(len(output), -1, side, side)
 
 
 def _shift(values: Tensor, down: int, right: int) -> Tensor:
