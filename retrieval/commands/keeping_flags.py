@@ -21,6 +21,10 @@ class KeepingFlags(ProtocolFlags):
         Path | None,
         typer.Option(help="Folder for the result, runs and judgements in TREC's format, and each query's figures, for medret compare."),
     ] = None
+    freeze: Annotated[
+        Path | None, typer.Option(help="Write what was asked of what, as ids, seeds and hashes, so that it can be repeated exactly.")
+    ] = None
+    frozen: Annotated[Path | None, typer.Option(help="Repeat what such a file froze, or say what differs; brings its own options.")] = None
     run: Annotated[Path | None, typer.Option(help="trec: the run to score, in TREC's format.")] = None
     qrels: Annotated[Path | None, typer.Option(help="trec: what is relevant, in TREC's format.")] = None
 
@@ -32,15 +36,36 @@ class KeepingFlags(ProtocolFlags):
         """Refuse, before any work, what does not go together or cannot be written."""
         if benchmark == "trec" and (self.run is None or self.qrels is None):
             raise typer.BadParameter("trec needs a run and what is relevant: medret evaluate trec --run FILE --qrels FILE")
-        if benchmark == "trec" and (html or self.save is not None):
-            raise typer.BadParameter("trec has neither --save nor --html: medret compare reads the run as it is")
+        if benchmark == "trec" and (html or self.save or self.freeze or self.frozen):
+            raise typer.BadParameter("trec has no --html, --save, --freeze and --frozen: medret compare reads the run as it is")
         if self.save is not None:
             from retrieval.saved_runs import check_run_folder
 
             check_run_folder(self.save)
 
-    def keep(self, result: "EvaluationResult") -> None:
-        """Write what was asked for, and say what to know about it."""
+    def thaw(self, benchmark: str, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the options to measure with: those given, or those frozen."""
+        if self.frozen is None:
+            return given
+        from retrieval.frozen import frozen_options, load_frozen
+
+        own = sorted(name for name, value in given.items() if value not in (None, [], ()) and not isinstance(value, Path))
+        if own:
+            raise typer.BadParameter(f"--frozen brings its own options; leave out {', '.join(own).replace('_', ' ')}")
+        return given | frozen_options(load_frozen(self.frozen, benchmark))
+
+    def keep(self, result: "EvaluationResult", options: dict[str, Any], encoder: str) -> None:
+        """Hold the result against what was frozen, write what was asked for, and say what to know about it."""
+        if self.freeze is not None or self.frozen is not None:
+            from retrieval.frozen import check_frozen, freeze, load_frozen, write_frozen
+
+            told = {name: value for name, value in options.items() if value not in (None, [], ())}
+            now = freeze(result, told, encoder)
+            if self.frozen is not None:
+                for line in check_frozen(load_frozen(self.frozen, result.benchmark), now):
+                    note(line)
+            if self.freeze is not None:
+                write_frozen(self.freeze, now)
         if self.save is not None:
             from retrieval.saved_runs import save_run
 

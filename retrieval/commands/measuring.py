@@ -84,17 +84,19 @@ def evaluate(
     given |= {"exclude_same_patient": exclude_same_patient, "max_queries": max_queries, "seed": seed, "image_vector": image_vector}
     given |= {"only": parse_conditions(only), "where": where, **flags.given()}
     flags.check(benchmark, html=html_out is not None)
+    given = flags.thaw(benchmark, given)
     measure = _measure(benchmark, lists, given)
-    check_places(json_out, html_out, flags.list_out)
+    check_places(json_out, html_out, flags.list_out, flags.freeze)
     with _listed_index(lists, image_root, encoder, device) as listed:
         engine = None if benchmark == "trec" else SearchEngine.load(listed or index_dir, encoder, choose_device(device))
         result = measure() if engine is None else measure(engine)
         result = add_intervals(result, resamples) if resamples else result
+        if engine is not None:
+            flags.keep(result, given, engine.fingerprint)
         content = result.to_dict()
         print(render_result(content))
         if json_out is not None:
             write_text(json_out, json.dumps(content, indent=2) + "\n")
-        flags.keep(result)
         if html_out is not None and engine is not None:
             from retrieval.report import render_evaluation
 

@@ -1,0 +1,160 @@
+"""Frozen query sets: what an evaluation asked of what, as ids, seeds and hashes, so that it can be repeated exactly."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.errors import MedretError
+from encoders.json_object import read_json, write_json
+from index.corpora.prompts import prompts_for
+from index.corpora.record import FINDINGS
+from retrieval.filters import parse_condition
+from retrieval.results import DirectionResult, EvaluationResult, PerQuery
+
+FORMAT = 1
+BESIDE = ("left_out", "interval")  # what a protocol tells beside options
+
+
+def freeze(result: EvaluationResult, options: Mapping[str, Any], encoder: str) -> dict[str, Any]:
+    """Describe an evaluation so that another can be held against it: no text and no image, but record ids.
+
+    Args:
+        result: What was found.
+        options: What was asked for, by the names of the benchmark's parameters.
+        encoder: Fingerprint of the encoder.
+
+    Raises:
+        MedretError: If the figures of a direction do not come from ranked queries.
+    """
+    return {
+        "format": FORMAT,
+        "benchmark": result.benchmark,
+        "options": _plain({name: value for name, value in options.items() if not isinstance(value, Path)}),
+        "encoder": encoder,
+        "directions": {name: _describe(name, one) for name, one in result.directions.items()},
+    }
+
+
+def write_frozen(path: Path, frozen: Mapping[str, Any]) -> None:
+    """Write what `freeze` returned."""
+    write_json(path, frozen)
+
+
+def load_frozen(path: Path, benchmark: str) -> dict[str, Any]:
+    """Read a frozen evaluation.
+
+    Raises:
+        MedretError: If the file is none, or of another benchmark.
+    """
+    frozen = read_json(path)
+    if frozen.get("format") != FORMAT or not {"benchmark", "options", "encoder", "directions"} <= frozen.keys():
+        raise MedretError(f"{path}: no frozen evaluation of format {FORMAT}; expected a file made by: medret evaluate ... --freeze {path}")
+    if frozen["benchmark"] != benchmark:
+        named = frozen["benchmark"]
+        raise MedretError(f"{path}: freezes {named}, not {benchmark}. Repeat it: medret evaluate {named} --frozen {path}")
+    return frozen
+
+
+def frozen_options(frozen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was asked for, as the benchmark takes it."""
+    options = dict(frozen["options"])
+    if "only" in options:
+        options["only"] = tuple(parse_condition(text) for text in options["only"])
+    return options
+
+
+def check_frozen(frozen: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
+    """Hold an evaluation against a frozen one.
+
+    Args:
+        frozen: As `load_frozen` read it.
+        now: `freeze` of the evaluation that repeats it.
+
+    Returns:
+        What to know though queries, candidates and relevance are those frozen.
+
+    Raises:
+        MedretError: If they are not; all that differs is named.
+    """
+    now = json.loads(json.dumps(now))
+    faults = [fault for name, one in frozen["directions"].items() for fault in _differing(name, one, now["directions"].get(name))]
+    faults += [f"{name}: was not frozen" for name in now["directions"] if name not in frozen["directions"]]
+    if faults:
+        raise MedretError(f"not what was frozen: {'; '.join(faults)}. Ask the index that was frozen, or freeze anew")
+    if frozen["encoder"] != now["encoder"]:
+        return ()
+    moved = [name for name, one in frozen["directions"].items() if one["ranking"] != now["directions"][name]["ranking"]]
+    return tuple(f"{name}: same encoder and same queries, but ranked otherwise than when it was frozen" for name in moved)
+
+
+def _describe(name: str, result: DirectionResult) -> dict[str, Any]:
+    each = result.per_query
+    if each is None:
+        raise MedretError(f"{name}: its figures do not come from ranked queries, so there is no query set to freeze")
+    gallery = np.unique(each.candidates[each.gallery].astype(str))
+    return {
+        "protocol": _plain({key: value for key, value in result.protocol.items() if key not in BESIDE}),
+        "queries": list(each.ids),
+        "candidates": len(gallery),
+        "candidates_sha256": _hash(name.encode() + b"\n" for name in gallery),
+        "relevance_sha256": _hash(_relevance(each, gallery)),
+        "prompts_sha256": _hash(_prompts(each, result.protocol)),
+        "ranking": _hash(_ranking(each)),
+    }
+
+
+def _relevance(each: PerQuery, gallery: NDArray[np.str_]) -> Iterator[bytes]:
+    """What answers each query, and what it must not find."""
+    places = np.searchsorted(gallery, each.candidates.astype(str))
+    for query in range(len(each.ids)):
+        for rows in (each.relevant(query), each.struck(query)):
+            yield np.unique(places[rows]).astype("<i8").tobytes() + b"|"
+
+
+def _prompts(each: PerQuery, protocol: Mapping[str, Any]) -> Iterator[bytes]:
+    """The built-in words, which a later version may change."""
+    if protocol.get("prompts") == "built-in":
+        yield from (text.encode() + b"\n" for name in each.names if name in FINDINGS for text in prompts_for(name))
+
+
+def _ranking(each: PerQuery) -> Iterator[bytes]:
+    for rows in each.rows:
+        yield b"\n".join(str(name).encode() for name in each.candidates[rows[rows >= 0]]) + b"|"
+
+
+def _hash(parts: Iterator[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON holds them; conditions as they are written."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(options), default=str))
+    return plain
+
+
+def _differing(name: str, frozen: Mapping[str, Any], now: Mapping[str, Any] | None) -> Iterator[str]:
+    if now is None:
+        yield f"{name}: is missing"
+        return
+    for option in sorted(frozen["protocol"].keys() | now["protocol"].keys()):
+        was, found = frozen["protocol"].get(option), now["protocol"].get(option)
+        if was != found:
+            yield f"{name}: {option.replace('_', ' ')} was {was}, is {found}"
+    asked, asks = set(frozen["queries"]), set(now["queries"])
+    if asked != asks:
+        first = min(asked ^ asks)
+        yield f"{name}: {len(asked - asks)} of {len(asked)} queries are gone and {len(asks - asked)} are new, such as {first}"
+    if frozen["candidates_sha256"] != now["candidates_sha256"]:
+        yield f"{name}: other candidates ({frozen['candidates']} were frozen, there are {now['candidates']})"
+    elif asked == asks and frozen["relevance_sha256"] != now["relevance_sha256"]:
+        yield f"{name}: the labels say otherwise what answers the queries, or what they must not find"
+    if frozen["prompts_sha256"] != now["prompts_sha256"]:
+        yield f"{name}: other words of the built-in prompts"
