@@ -124,9 +124,10 @@ def _unknown(table: "ShardTable", column: str, unknown: Sequence[str], known: Se
     if column in IDS:  # whose records there are is nobody's business but theirs
         return f"{found}; the {table.modality} of this index have {len(known):,} others"
     close = get_close_matches(unknown[0].casefold(), {value.casefold(): value for value in known}, 1)
-    meant = f", did you mean {next(value for value in known if value.casefold() == close[0])}?" if close else ""
+    meant = f"; did you mean {next(value for value in known if value.casefold() == close[0])}?" if close else ";"
     more = f" ... ({len(known):,} in all)" if len(known) > _NAMED else ""
-    return f"{found}{meant}; choose from what the index holds: {', '.join(known[:_NAMED])}{more}"
+    named = ", ".join(f'"{value}"' if "," in value else value for value in known[:_NAMED])
+    return f"{found}{meant} choose from what the index holds: {named}{more}"
 
 
 def _bound_range(one: Comparison, column: str, table: "ShardTable") -> Tree:

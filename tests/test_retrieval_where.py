@@ -190,7 +190,11 @@ def test_not_binds_before_and_and_that_before_or(text, tree):
         ("plural_effusion == positive", r"at character 1: no column.*did you mean pleural_effusion\?.*study_date.*edema, pleural_effusion"),
         ("sex == F or veiw == PA", r"at character 13: .*did you mean view\?"),
         ("edema == postive", r"at character 10: .*did you mean positive\?.*not_mentioned, or none"),
-        ("view in (PA, LATREAL)", r"at character 14: no record has view LATREAL, did you mean LATERAL\?.*AP, LATERAL, PA$"),
+        ("view in (PA, LATREAL)", r"at character 14: no record has view LATREAL; did you mean LATERAL\? choose .*: AP, LATERAL, PA$"),
+        (
+            "tags == opacity",
+            r"at character 9: no record has tags opacity; did you mean Opacity, patchy\? choose from .*: \"Opacity, patchy\", none, normal, so \"called\"$",
+        ),
         ("patient_id == 10000033", "at character 15: no record has patient_id 10000033; the images of this index have 3 others$"),
         ("age > old", "at character 7: 'old' is no number"),
         ("age == 41", r"at character 8: no record has age 41; in this index it is from 18\.0 to 90\.0"),
