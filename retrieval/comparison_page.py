@@ -15,11 +15,11 @@ from retrieval.charts import Bar, bar_chart, curve_chart
 from retrieval.comparison import Difference, DirectionComparison
 from retrieval.comparison_table import interval, known, p_value
 from retrieval.engine import SearchEngine
+from retrieval.pictures import film_picture
 from retrieval.results import DirectionResult, PerQuery, Score
 from retrieval.saved_runs import ranked_hits
 from retrieval.significance import Tested
 from retrieval.tables import figure, plain_value
-from retrieval.thumbnails import thumbnail
 
 SHOWN = 6  # changed queries of each system
 ANSWERS = 5  # of each system to each of them
@@ -174,6 +174,6 @@ def _record(engine: SearchEngine, id: str, find: str) -> dict[str, str | None] |
         if len(rows):
             record = table.ids(rows[:1])[0]
             if modality == "images":
-                return {"image": thumbnail(engine.image_path(record), SIDE), "text": None}
+                return {"image": film_picture(engine.image_path(record), SIDE), "text": None}
             return {"image": None, "text": table.column("text")[rows[0]]}
     return None

@@ -12,15 +12,15 @@ from encoders.pixels import read_image
 LONGER_SIDE = 420  # pixels: sharp at the 210 CSS pixels that pages show
 
 
-def film_picture(path: Path | None) -> str | None:
-    """Return the film as a data URI, windowed as the encoder sees it; None where it is not known or cannot be read."""
+def film_picture(path: Path | None, side: int = LONGER_SIDE) -> str | None:
+    """Return the film as a data URI, windowed as the encoder sees it and at most `side` pixels wide and high; None where it is not known or cannot be read."""
     if path is None:
         return None
     try:
         film = Image.fromarray(read_image(path))
     except MedretError:
         return None
-    film.thumbnail((LONGER_SIDE, LONGER_SIDE), Image.Resampling.LANCZOS)
+    film.thumbnail((side, side), Image.Resampling.LANCZOS)
     return data_uri(film, "JPEG", quality=85)
 
 
