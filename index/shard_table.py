@@ -86,7 +86,7 @@ class ShardTable:
         dimension = self.dimension(vector)
         if vector not in self._blocks:
             columns = [batch.column(VECTORS[vector]) for batch in self._batches]
-            self._blocks[vector] = [column.flatten().to_numpy(zero_copy_only=True).reshape(-1, dimension) for column in columns]
+            self._blocks[vector] = [column.values.to_numpy(zero_copy_only=True).reshape(-1, dimension) for column in columns]
         return self._blocks[vector]
 
     def read_ahead(self, vector: str) -> None:
