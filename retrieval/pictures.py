@@ -13,7 +13,7 @@ LONGER_SIDE = 420  # pixels: sharp at the 210 CSS pixels that pages show
 
 
 def film_picture(path: Path | None, side: int = LONGER_SIDE) -> str | None:
-    """Return the film as a data URI, windowed as the encoder sees it and at most `side` pixels wide and high; None where it is not known or cannot be read."""
+    """Return the film as a data URI, windowed as the encoder sees it, at most `side` pixels a side; None where it cannot be read."""
     if path is None:
         return None
     try:
