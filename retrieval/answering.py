@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from encoders.errors import MedretError
 from index.planner import SearchPlan, exact_plan
-from retrieval.answers import Answer, Query, Ranking
+from retrieval.answers import Answer, Hit, Query, Ranking
 from retrieval.candidates import Candidates
 from retrieval.question import Encodes, Question, read_questions
 from retrieval.search import Search, first_depth, wanted_depth
 from retrieval.sentences import mark_sentences
+from retrieval.shelf import Ranked
 
 if TYPE_CHECKING:
     from index.vector_index import VectorIndex
@@ -56,7 +57,7 @@ def answer_queries(engine: Searches, queries: Sequence[Query]) -> list[Answer]:
             alike.setdefault((query.find, query.vector, id(search.allowed), search.depth, search.plan), []).append(search)
         for group in alike.values():
             _rank(engine, group)
-    return [_finish(engine, search) for search in searches]
+    return [_finish(engine, search, hits) for search, hits in zip(searches, _hits(engine, searches), strict=True)]
 
 
 def _begin(engine: Searches, question: Question) -> Search:
@@ -96,14 +97,26 @@ def _exactly(plan: SearchPlan, because: str) -> SearchPlan:
     return exact_plan(plan.kind, plan.rows, plan.allowed_rows, because)
 
 
-def _finish(engine: Searches, search: Search) -> Answer:
+def _hits(engine: Searches, searches: Sequence[Search]) -> list[tuple[Hit, ...]]:
+    found: dict[int, tuple[Hit, ...]] = {}
+    for find in {search.question.query.find for search in searches}:
+        own = [search for search in searches if search.question.query.find == find]
+        ranked = [_ranked(engine, search) for search in own]
+        found |= {id(search): hits for search, hits in zip(own, engine.shelf.hits(find, ranked), strict=True)}
+    return [found[id(search)] for search in searches]
+
+
+def _ranked(engine: Searches, search: Search) -> Ranked:
     question, query = search.question, search.question.query
     rows, scores = search.rows[query.offset :], search.scores[query.offset :]
+    scale = None if question.composed else engine.scale(query.find, query.vector, question.asker)
+    return Ranked(rows, scores, None if scale is None else scale.percentile(scores), query.offset + 1)
+
+
+def _finish(engine: Searches, search: Search, hits: tuple[Hit, ...]) -> Answer:
+    question, query = search.question, search.question.query
     if shortage := search.shortage():
         question.notes.append(shortage)
-    scale = None if question.composed else engine.scale(query.find, query.vector, question.asker)
-    percentiles = None if scale is None else scale.percentile(scores)
-    hits = engine.shelf.hits(query.find, rows, scores, percentiles, query.offset + 1)
     if query.best_sentence or (query.best_sentence is None and query.find == "reports"):
         hits = mark_sentences(engine, question.vector[0], hits, query.vector, encode=query.best_sentence is not None)
     return Answer(
@@ -113,5 +126,5 @@ def _finish(engine: Searches, search: Search) -> Answer:
         notes=tuple(question.notes),
         asked=question.terms,
         vector=question.vector[0],
-        rows=rows,
+        rows=search.rows[query.offset :],
     )

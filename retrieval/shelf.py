@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,30 @@ from retrieval.answers import Hit
 
 if TYPE_CHECKING:
     from index.shards import Shards
+
+
+class Place(NamedTuple):
+    """Where a record came in an answer."""
+
+    rank: int
+    score: float
+    percentile: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The rows of one answer: (R,) int64 and (R,) float32 scores, best first, which has rank `first`; (R,) float64 percentiles."""
+
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    percentiles: NDArray[np.float64] | None = None
+    first: int = 1
+
+    def places(self) -> list[Place]:
+        """Return the place of each row."""
+        percentiles = [None] * len(self.rows) if self.percentiles is None else self.percentiles.tolist()
+        pairs = zip(self.scores.tolist(), percentiles, strict=True)
+        return [Place(rank, score, percentile) for rank, (score, percentile) in enumerate(pairs, start=self.first)]
 
 
 class Shelf:
@@ -26,24 +51,13 @@ class Shelf:
         self._shards = shards
         self._pseudonymised = shards.manifest.pseudonymised
 
-    def hits(
-        self,
-        modality: str,
-        rows: NDArray[np.int64],
-        scores: NDArray[np.float32],
-        percentiles: NDArray[np.float64] | None = None,
-        first: int = 1,
-    ) -> tuple[Hit, ...]:
-        """Return the hits for (R,) rows with their scores and percentiles, in this order; the first has rank `first`."""
+    def hits(self, modality: str, ranked: Sequence[Ranked]) -> list[tuple[Hit, ...]]:
+        """Return the hits of each answer, in its order; one look-up serves all, as each goes through whole columns."""
+        rows = np.concatenate([one.rows for one in ranked])
         records = self._shards.table(modality).records(rows)
-        texts = self._report_texts(records) if modality == "images" else [record["text"] for record in records]
-        return tuple(
-            self._hit(rank, score, percentile, record, text)
-            for rank, (score, percentile, record, text) in enumerate(
-                zip(scores.tolist(), [None] * len(rows) if percentiles is None else percentiles.tolist(), records, texts, strict=True),
-                start=first,
-            )
-        )
+        texts = iter(self._report_texts(records) if modality == "images" else [record["text"] for record in records])
+        shown = iter(records)
+        return [tuple(self._hit(place, next(shown), next(texts)) for place in one.places()) for one in ranked]
 
     def image_path(self, id: str) -> Path | None:
         """Return the file of an image record, where it is known, also where hits do not name it."""
@@ -72,11 +86,11 @@ class Shelf:
                 return int(row)
         return None
 
-    def _hit(self, rank: int, score: float, percentile: float | None, record: Mapping[str, Any], text: str | None) -> Hit:
+    def _hit(self, place: "Place", record: Mapping[str, Any], text: str | None) -> Hit:
         file = self._file(record) if record["modality"] == "images" else None
         return Hit(
-            rank=rank,
-            score=score,
+            rank=place.rank,
+            score=place.score,
             id=record["id"],
             modality=record["modality"],
             patient_id=record["patient_id"],
@@ -86,7 +100,7 @@ class Shelf:
             text=text,
             path=None if self._pseudonymised else file,
             image_path=file,
-            percentile=percentile,
+            percentile=place.percentile,
         )
 
     def _report_texts(self, records: Sequence[Mapping[str, Any]]) -> list[str | None]:
