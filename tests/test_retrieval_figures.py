@@ -19,7 +19,7 @@ from retrieval.units import judge
 FINDINGS = ("Edema", "Fracture")
 
 
-def corpus_engine(folder, seed=0, images=70):
+def corpus_engine(folder, seed=0, images=70, dimension=8, **made_by):
     """Random films of 25 patients, in two views and two splits, with few distinct vectors, so that scores tie."""
     draw = np.random.default_rng(seed)
     states = [*LabelState]
@@ -35,8 +35,8 @@ def corpus_engine(folder, seed=0, images=70):
         )
         for row in draw.permutation(images)
     ]
-    pool = draw.normal(size=(20, 8))
-    return make_engine(folder, {"images": (image_rows(records), {"joint": pool[draw.integers(0, 20, images)]})}, findings=FINDINGS)
+    vectors = draw.normal(size=(20, dimension))[draw.integers(0, 20, images)]
+    return make_engine(folder, {"images": (image_rows(records), {"joint": vectors})}, findings=FINDINGS, **made_by)
 
 
 @pytest.mark.parametrize("by", ["image", "study"])

@@ -1,0 +1,62 @@
+"""What `medret evaluate` measures, through the installed command on a handmade index."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_retrieval_figures import corpus_engine
+
+from encoders.checkpoint import default_checkpoint, read_fingerprint
+from index.folder import build_index
+
+MEDRET = Path(sys.executable).with_name("medret")
+
+
+def evaluate(folder, *arguments):
+    command = [str(MEDRET), "evaluate", "label-precision", "--index", str(folder), "--direction", "image-image", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={"COLUMNS": "200"})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    home = tmp_path_factory.mktemp("measured")
+    corpus_engine(home / "shards", seed=1, dimension=256, encoder=read_fingerprint(default_checkpoint()))
+    build_index(home / "shards", home / "index", default_checkpoint())
+    return home / "index"
+
+
+def test_measures_denominator_and_who_asks_are_chosen_named_and_given_intervals(folder, tmp_path):
+    chosen = [option for name in ("P", "recall", "nDCG", "mAP", "MRR", "median_rank") for option in ("--measure", name)]
+
+    done = evaluate(
+        folder, *chosen, "-k", 3, "--split", "train", "--ask-split", "test", "--denominator", "min(k, relevant)", "--resamples", 50,
+        "--json", tmp_path / "result.json",
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert list(result["metrics"]) == ["P@3", "recall@3", "nDCG@3", "mAP", "MRR", "median_rank"]
+    assert all(one["low"] <= one["value"] <= one["high"] for one in result["metrics"].values())
+    said = result["protocol"]
+    assert (said["denominator"], said["ask_splits"], said["splits"]) == ("min(k, relevant)", ["test"], ["train"])
+    assert said["interval"].startswith("95% of 50 resamples of ") and said["interval"] in done.stdout
+    heads = done.stdout.splitlines()[1].split()
+    assert heads[:5] == ["finding", "queries", "P@3", "95", "%"]
+    assert {"macro", "Edema", "Fracture", "LATERAL", "PA"} <= {line.partition(" ")[0] for line in done.stdout.splitlines()}
+
+
+def test_without_resamples_there_are_no_intervals(folder, tmp_path):
+    done = evaluate(folder, "--resamples", 0, "--json", tmp_path / "result.json")
+
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads((tmp_path / "result.json").read_text())["metrics"]["P@5"]) == {"value", "chance"}
+    assert "95" not in done.stdout
+
+
+def test_a_measure_that_there_is_not_is_wrong_usage(folder):
+    done = evaluate(folder, "--measure", "F1")
+
+    assert done.returncode == 2
+    assert "median_rank" in done.stderr and "Traceback" not in done.stderr
