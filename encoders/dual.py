@@ -85,8 +85,8 @@ class DualEncoder(nn.Module):
         self.tokenizer = tokenizer
         self.image = image
         self.text = text
-        self.image_head = _head(config.head, image.width, config.dimension)
-        self.text_head = _head(config.head, text.width, config.dimension)
+        self.image_head = make_head(config.head, image.width, config.dimension)
+        self.text_head = make_head(config.head, text.width, config.dimension)
         self.prompts: ContextPrompts | None = None
         self.running_batchnorm = False
 
@@ -268,7 +268,8 @@ def set_batchnorm(encoder: DualEncoder, running: bool) -> None:
     encoder.train(encoder.training)
 
 
-def _head(kind: str, width: int, dimension: int) -> nn.Module:
+def make_head(kind: str, width: int, dimension: int) -> nn.Module:
+    """The projection of (B, width) features to (B, dimension)."""
     # Without bias, as the paper writes g(.) = W2 relu(W1 .).
     last = nn.Linear(width, dimension, bias=False)
     return last if kind == "linear" else nn.Sequential(nn.Linear(width, width, bias=False), nn.ReLU(), last)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from encoders.dual import DualEncoder
+    from encoders.image_half import ImageHalf
 
 
 class FilmRows(Protocol):
@@ -36,7 +37,7 @@ def encode_labels(encoder: "DualEncoder", names: Sequence[str], vector: str = "j
     return vectors
 
 
-def encode_films(encoder: "DualEncoder", films: FilmRows, vector: str = "joint", batch_size: int = 32) -> NDArray[np.float32]:
+def encode_films(encoder: "DualEncoder | ImageHalf", films: FilmRows, vector: str = "joint", batch_size: int = 32) -> NDArray[np.float32]:
     """Encode N films, at least one, (N, S, S) uint8 as the encoder's preprocessing makes them, into (N, D) float32 unit vectors."""
     import torch
 

@@ -19,12 +19,13 @@ from retrieval.answering import answer_queries
 from retrieval.answers import Answer, Hit, Query, Ranking
 from retrieval.candidates import Candidates
 from retrieval.encoding import encode_films, encode_labels
-from retrieval.query_texts import QueryTexts
+from retrieval.query_texts import QueryTexts, check_encoder
 from retrieval.shelf import Shelf
 from retrieval.terms import Term
 
 if TYPE_CHECKING:
     from encoders.dual import DualEncoder
+    from encoders.image_half import ImageHalf
     from index.folder import OpenedIndex
     from index.gpu import Gpu
     from index.score_scale import ScoreScale
@@ -50,6 +51,7 @@ class SearchEngine:
         self.shelf = Shelf(opened.shards)
         self.texts = QueryTexts(opened, lambda: self.encoder)
         self._encoder: DualEncoder | None = None
+        self._image_half: ImageHalf | None = None
         self._loading = threading.Lock()
         self._gpu = None if search_device is None else _open_gpu(search_device)
         self._on_gpu: dict[tuple[str, str], VectorIndex] = {}
@@ -95,6 +97,20 @@ class SearchEngine:
                 self._encoder = load_checkpoint(self.encoder_folder, choose_device(self.device))
                 _log.info("loaded the encoder by torch, from %s", self.encoder_folder)
             return self._encoder
+
+    @property
+    def films(self) -> "DualEncoder | ImageHalf":
+        """What encodes films: the encoder where it is loaded, else its image half alone, which is there sooner."""
+        if self._encoder is not None or not self.opened.manifest.encoder_files:
+            return self.encoder
+        with self._loading:
+            if self._image_half is None:
+                from encoders.image_half import load_image_half
+
+                check_encoder(self.opened)
+                self._image_half = load_image_half(self.opened.encoder_folder).to(choose_device(self.device))
+                _log.info("loaded the encoder's image half by torch, from %s", self.opened.encoder_folder)
+            return self._image_half
 
     @property
     def fingerprint(self) -> str:
@@ -222,10 +238,11 @@ class SearchEngine:
         Raises:
             MedretError: If a file is no readable greyscale film.
         """
-        read = self.encoder.config.preprocessing.read_square
+        films = self.films
+        read = films.config.preprocessing.read_square
         with ThreadPoolExecutor(min(len(paths), os.cpu_count() or 1)) as pool:
             squares = np.stack(list(pool.map(read, map(Path, paths))))
-        return encode_films(self.encoder, squares, vector)
+        return encode_films(films, squares, vector)
 
     def cut_texts(self, texts: Sequence[str]) -> list[bool]:
         """Return for each text whether it is longer than the encoder reads."""

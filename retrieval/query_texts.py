@@ -64,8 +64,7 @@ class QueryTexts:
             if self._plain is None:
                 from encoders.plain_text import PlainText
 
-                for stored in self._opened.manifest.encoder_files:
-                    check_stored(self._opened.folder, stored, advice="Copy it again from the encoder that the index was built with")
+                check_encoder(self._opened)
                 self._plain = PlainText(self._opened.encoder_folder)
             return self._plain
 
@@ -79,3 +78,13 @@ class QueryTexts:
         if tried.way != "numpy":
             return tried.reason
         return f"{count} texts at once" if count > MOST else ""
+
+
+def check_encoder(opened: "OpenedIndex") -> None:
+    """Check that the encoder's files are those that the index was built with, by size and probe: for what is not hashed whole.
+
+    Raises:
+        MedretError: If one is missing or another.
+    """
+    for stored in opened.manifest.encoder_files:
+        check_stored(opened.folder, stored, advice="Copy it again from the encoder that the index was built with")
