@@ -83,6 +83,7 @@ class DirectionResult:
         per_view: The same for the queries of the films of each view, where they have several.
         other_average: "micro" (over queries) where the overall figures are means over findings, or "macro" where they are not; none
             where every finding asks equally often, since the two are then one.
+        counted: What `queries` and `candidates` are, in the plural.
         per_query: The queries one by one; not part of the JSON. None where the figures are no means over ranked queries.
     """
 
@@ -93,6 +94,7 @@ class DirectionResult:
     per_class: Mapping[str, tuple[int, Mapping[str, Score]]] = field(default_factory=dict)
     per_view: Mapping[str, tuple[int, Mapping[str, Score]]] = field(default_factory=dict)
     other_average: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
+    counted: tuple[str, str] = ("queries", "candidates")
     per_query: PerQuery | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,6 +104,7 @@ class DirectionResult:
             "protocol": dict(self.protocol),
             "queries": self.queries,
             "candidates": self.candidates,
+            "counted": list(self.counted),
             "metrics": _figures(self.metrics),
             "per_class": _counted(self.per_class),
             **{name: figures for name, figures in beside.items() if figures},

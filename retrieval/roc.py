@@ -73,7 +73,7 @@ def area_intervals(
         seed: Of the resamples, the same for all findings.
 
     Returns:
-        Low and high of each finding, then of the mean; NaN where a resample has no positive or no negative.
+        Low and high of each finding, then of the mean. A resample without a positive or a negative of a finding says nothing of it.
     """
     units = int(owners.max()) + 1
     drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), RESAMPLES).astype(np.int32)  # (B, units)
@@ -84,6 +84,6 @@ def area_intervals(
         for start in range(0, RESAMPLES, at_once):
             weights = drawn[start : start + at_once, owners[rows]]
             areas[start : start + at_once, place] = area_under_curve(scores[rows, place], positive[rows, place], weights)
-    ends = np.quantile(areas, [0.025, 0.975], axis=0)  # (2, K)
-    mean = np.quantile(areas[:, averaged].mean(axis=1), [0.025, 0.975]) if averaged.any() else np.full(2, np.nan)
+    ends = np.nanquantile(areas, [0.025, 0.975], axis=0)  # (2, K)
+    mean = np.quantile(np.nanmean(areas[:, averaged], axis=1), [0.025, 0.975]) if averaged.any() else np.full(2, np.nan)
     return [(float(low), float(high)) for low, high in ends.T], (float(mean[0]), float(mean[1]))

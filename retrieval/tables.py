@@ -60,9 +60,8 @@ def render_result(result: Mapping[str, Any]) -> str:
     for name, one in (result.get("directions") or {"": result}).items():
         title = f"{result['benchmark']} {name}".strip()
         published = f"\n{render_published(one['published'])}" if one.get("published") else ""
-        blocks.append(
-            f"{title}: {one['queries']} queries, {one['candidates']} candidates\n{_metric_table(one)}\n{_protocol(one)}{published}"
-        )
+        asked, found = one["counted"]
+        blocks.append(f"{title}: {one['queries']} {asked}, {one['candidates']} {found}\n{_metric_table(one)}\n{_protocol(one)}{published}")
     return "\n\n".join(blocks)
 
 
@@ -167,7 +166,7 @@ def _metric_table(result: Mapping[str, Any]) -> str:
     rows = result_rows(result)
     first = [
         ["finding" if result["per_class"] else "", *(name for name, _ in rows)],
-        ["queries", *(str(row["queries"]) for _, row in rows)],
+        [result["counted"][0], *(str(row["queries"]) for _, row in rows)],
     ]
     room = max(shutil.get_terminal_size((140, 24)).columns, 80)
     blocks = [first]

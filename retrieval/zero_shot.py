@@ -23,6 +23,7 @@ _WORDING = {
     "continuous": "the cosine to the encoder's learned prompt of each finding",
 }
 _ROWS_AT_ONCE = 8192
+COUNTED = ("images", "findings")
 
 
 def evaluate_zero_shot(
@@ -144,7 +145,7 @@ def area_result(
     positives = {names[place]: int(some[:, place].sum()) for place in kept}
     average = "findings" if len(common) == len(kept) else f"the {len(common)} findings that each figure could be had for"
     said = {**protocol, "average": average, "positive_images": positives, "left_out": left_out}
-    return DirectionResult(protocol=said, queries=len(rows), candidates=len(kept), metrics=overall, per_class=per_class)
+    return DirectionResult(protocol=said, queries=len(rows), candidates=len(kept), metrics=overall, per_class=per_class, counted=COUNTED)
 
 
 def _prompt_vectors(

@@ -72,8 +72,8 @@ def test_random_vectors_reach_chance_on_chexpert_8x200(random_8x200):
 def test_the_result_is_json_of_the_published_form(random_8x200):
     content = json.loads(json.dumps(random_8x200, allow_nan=False))
 
-    assert set(content) == {"benchmark", "protocol", "queries", "candidates", "metrics", "per_class", "published", "directions"}
-    assert list(content["directions"]) == ["image-image", "text-image"]
+    assert set(content) == {"benchmark", "protocol", "queries", "candidates", "counted", "metrics", "per_class", "published", "directions"}
+    assert list(content["directions"]) == ["image-image", "text-image", "image-text"]
     assert content["directions"]["text-image"]["queries"] == 40
     assert set(content["directions"]["text-image"]) == set(content) - {"directions"}
     assert set(content["per_class"]) == set(CLASSES)
