@@ -22,7 +22,7 @@ from search import choose
 
 SHARES = (0.5, 0.1, 0.01, 0.001)
 CHOSEN = ("random", "near", "far")
-KINDS = ("flat", "scan", "ivf-scan", "ivf-flat", "ivf-rabitq", "hnsw")
+KINDS = ("flat", "scan", "ivf-scan", "ivf-pq", "ivf-flat", "ivf-rabitq", "hnsw")
 
 Case = tuple[Mask, Vectors, Truth]
 

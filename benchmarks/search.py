@@ -26,7 +26,7 @@ from results_file import Results, archive_options, installed, milliseconds, opti
 
 SECTIONS = ("exact", "approximate")
 EXACT_KINDS = ("flat", "scan")
-KINDS = ("scan", "ivf-scan", "ivf-flat", "ivf-rabitq", "hnsw")
+KINDS = ("scan", "ivf-scan", "ivf-pq", "ivf-flat", "ivf-rabitq", "hnsw")
 SOON = 60.0  # seconds: an index that builds within them is one that need not be planned for
 _TRIED = 100  # single queries that decide which of the settings that reach the recall is fastest
 

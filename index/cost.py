@@ -9,6 +9,7 @@ Every formula is bytes or operations over a rate of `index.calibration`. With N 
     hnsw      a query walks         efSearch log(N)/log(N0) visit_s x misses,                   + k' gather_s
     a quantiser is fitted and run in 2 S D^2 + 25 D^3 + 2 N D p operations        at half of float_flops
     lists are made and filled in    16 T L d + 2 N L d (and 2 N D^2 to rotate)  at half of float_flops
+    a product quantiser finds M codes a vector in N M 3e-8 s
     a graph is built in             N log(N)/log(N0) insert_s x misses
     a certificate takes             2 directions x 1,500 queries x 2 N D        at half of float_flops
 
@@ -36,9 +37,10 @@ _HALF = 0.5  # of the rate of a large matrix product: what pieces of a build rea
 _CACHE = 32e6  # bytes
 _MISSES = 1.8
 _OVERHEAD = 1e-4  # seconds a query spends outside the loops above
+_CODED = 3e-8  # seconds that all threads take to find one 4-bit code of a product quantiser
 _QUERIES = 2 * 1500
 _SAMPLE = 40_000
-_CANDIDATES = {"scan": 50, "ivf-scan": 30, "ivf-flat": 20, "ivf-rabitq": 1000, "hnsw": 1000}
+_CANDIDATES = {"scan": 50, "ivf-scan": 30, "ivf-pq": 100, "ivf-flat": 20, "ivf-rabitq": 1000, "hnsw": 1000}
 _SMALL = 16e6  # bytes of vectors: no machine takes noticeable time for these
 
 
@@ -147,10 +149,11 @@ def _faiss_cost(
     kind: IndexKind, rows: int, dimension: int, width: int, effort: int | None, calibration: Calibration
 ) -> tuple[int | None, float, float, float]:
     """The effort, the bytes held, the seconds a query and the seconds to build of a FAISS first stage."""
-    factory = fill_factory(kind.factory or "", dimension, count_lists(rows))
+    factory = fill_factory(kind.factory or "", width, count_lists(rows))
     code = code_bytes(factory, width)
     rate = _HALF * calibration.float_flops
-    rotating = 2.0 * rows * dimension**2 / rate if re.search(r"\b(RR|OPQ|PCA|ITQ)", factory) else 0.0
+    rotating = 2.0 * rows * width**2 / rate if re.search(r"\b(RR|OPQ|PCA|ITQ)", factory) else 0.0
+    coding = rows * int(coded[1]) * _CODED if (coded := re.search(r"PQ(\d+)x4", factory)) else 0.0
     if (links := re.search(r"HNSW(\d+)", factory)) and "IVF" not in factory:
         effort = 1000 if effort is None else effort
         held = rows * (code + 8.0 * int(links[1]) + 16)
@@ -162,7 +165,7 @@ def _faiss_cost(
         effort = min(round(4 * math.sqrt(lists)) if effort is None else effort, lists)
         held = rows * (code + 8) + 4.0 * lists * width
         training = 16.0 * min(rows, 64 * lists) * lists * width
-        building = rotating + (training + 2.0 * rows * lists * width) / rate
+        building = rotating + coding + (training + 2.0 * rows * lists * width) / rate
         return effort, held, (4.0 * lists * width + effort / lists * rows * code) / calibration.list_bytes, building
     return None, rows * code, rows * code / calibration.list_bytes, rotating + 2.0 * rows * dimension * 256 / rate
 

@@ -17,6 +17,7 @@ _POINTS_PER_LIST = 64  # of a k-means sample: more of them raise the recall by l
 _ITERATIONS = 8  # of k-means, likewise
 _CONSTRUCTION = 64  # efConstruction of a graph: 100 builds 1.6 times as long and finds 0.5 % more text neighbours at equal efSearch
 _SAMPLE = 65_536  # rows to train on where there are no lists
+_LEAST = 16  # rows to train on, repeated where there are fewer: 4 bits of a product quantiser have as many values
 _AT_ONCE = 16_384  # rows
 _MOST_EFFORT = 1024  # efSearch
 
@@ -138,7 +139,8 @@ def build_faiss(
     try:
         searcher = faiss.index_factory(length, fill_factory(kind.factory, length, lists), faiss.METRIC_INNER_PRODUCT)
         wanted = _prepare(faiss, searcher, seed)
-        searcher.train(_prepared(take_sample(blocks, rows, wanted), quantiser))
+        sample = take_sample(blocks, rows, wanted)
+        searcher.train(_prepared(np.resize(sample, (max(len(sample), _LEAST), dimension)), quantiser))
         stage = FaissStage(kind, quantiser, searcher)
         stage.add(blocks)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
@@ -183,6 +185,8 @@ def _prepare(faiss: Any, searcher: Any, seed: int) -> int:
         return _SAMPLE
     core.cp.niter, core.cp.seed = _ITERATIONS, seed + 1234  # 1234 is what FAISS takes
     core.cp.max_points_per_centroid, core.cp.min_points_per_centroid = _POINTS_PER_LIST, 1
+    if isinstance(core, faiss.IndexIVFPQFastScan):
+        core.pq.cp.min_points_per_centroid = 1  # it has no say in what is made, but for a warning to each subspace
     return max(_POINTS_PER_LIST * int(core.nlist), _SAMPLE // 4)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import packages_distributions
 from typing import Any
 
 from encoders.errors import MedretError
@@ -22,8 +21,8 @@ class IndexKind:
     Attributes:
         name: What the user calls it.
         exact: Whether it always finds the k best; the others find candidates that are ranked again by the shards' vectors.
-        factory: The FAISS factory string of the first stage, with {D} for the dimension and {lists} for the number of
-            inverted lists; None where FAISS takes no part in it.
+        factory: The FAISS factory string of the first stage, with {D} for the dimension (compacted, where `compact`) and {lists}
+            for the number of inverted lists; None where FAISS takes no part in it.
         compact: Whether the first stage holds compacted vectors (index.quantiser).
         effort: The search parameter that trades time for recall: "nprobe", "efSearch", or None.
         grade: Recall that the tuner aims at beyond the user's target, or None.
@@ -43,6 +42,7 @@ KINDS = {
         IndexKind(name="flat", exact=True),
         IndexKind(name="scan", compact=True, grade=0.9999),
         IndexKind(name="ivf-scan", factory="IVF{lists},SQ8", compact=True, effort="nprobe"),
+        IndexKind(name="ivf-pq", factory="RR{D},IVF{lists},PQ{D}x4fs", compact=True, effort="nprobe"),
         IndexKind(name="ivf-flat", factory="IVF{lists},Flat", effort="nprobe"),
         IndexKind(name="ivf-rabitq", factory="RR{D},IVF{lists},RaBitQfs", effort="nprobe"),
         IndexKind(name="hnsw", factory="HNSW32,SQ8", compact=True, effort="efSearch"),
@@ -95,6 +95,8 @@ def faiss_fault(error: BaseException) -> str:
 
 def faiss_distributions() -> list[str]:
     """Return the installed distributions that own the `faiss` folder; anything but exactly one is a fault."""
+    from importlib.metadata import packages_distributions
+
     return sorted(set(packages_distributions().get("faiss", [])))
 
 

@@ -181,4 +181,6 @@ def _code_bytes(kind: "IndexKind", dimension: int) -> float:
     if "RaBitQ" in factory:
         return dimension / 8 + 8
     width = dimension / 4 if kind.compact else float(dimension)
+    if "x4fs" in factory:
+        return width / 2
     return width * 4 if "Flat" in factory else width

@@ -14,7 +14,7 @@ from index.manifest import ModalityShards
 from index.shards import ShardRow, ShardWriter
 
 DIMENSION = 64
-KINDS = ("flat", "scan", "ivf-scan", "ivf-flat", "ivf-rabitq", "hnsw")
+KINDS = ("flat", "scan", "ivf-scan", "ivf-pq", "ivf-flat", "ivf-rabitq", "hnsw")
 
 
 def make_encoder(folder: Path, seed: int = 0) -> str:

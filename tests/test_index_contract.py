@@ -41,7 +41,7 @@ def build(shards, kind: str) -> VectorIndex:
     return VectorIndex(table, "joint", build_stage(find_kind(kind), table, "joint"))
 
 
-@pytest.mark.parametrize("kind", ["scan", "ivf-scan", "hnsw"])
+@pytest.mark.parametrize("kind", ["scan", "ivf-scan", "ivf-pq", "hnsw"])
 def test_a_certificate_says_what_brute_force_counts(archive, kind):
     """Each query asked alone, against sorted products of all vectors, its own patient's rows left out."""
     index = build(archive, kind)

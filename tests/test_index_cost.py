@@ -57,7 +57,7 @@ def test_the_code_of_a_factory_string_has_as_many_bytes_as_faiss_says(factory, s
     assert code_bytes(factory, 64) == size
 
 
-@pytest.mark.parametrize("kind", ["scan", "ivf-scan", "ivf-rabitq", "hnsw"])
+@pytest.mark.parametrize("kind", ["scan", "ivf-scan", "ivf-pq", "ivf-rabitq", "hnsw"])
 def test_a_small_build_takes_about_the_bytes_and_within_an_order_of_magnitude_the_time_predicted(tmp_path, kind):
     random = np.random.default_rng(0)
     rows = 20_000
@@ -88,9 +88,9 @@ def test_the_machine_is_measured_within_plausible_bounds():
     ("rows", "limits", "kind"),
     [
         (50_000, {}, "flat"),  # 4 ms
-        (601_000, {}, "ivf-scan"),
+        (601_000, {}, "ivf-pq"),
         (601_000, {"latency": 0.08}, "flat"),  # 49 ms will do
-        (601_000, {"memory": 70e6}, "ivf-rabitq"),
+        (601_000, {"memory": 70e6}, "ivf-pq"),
         (10_000_000, {}, "scan"),  # lists of so many take minutes to make
         (10_000_000, {"latency": 0.020}, "ivf-scan"),  # unless they are asked for
     ],
@@ -107,7 +107,7 @@ def test_a_recall_that_a_thousand_queries_cannot_show_takes_exact_search():
 
 
 def test_what_fits_into_no_memory_is_refused_with_the_least_that_would():
-    with pytest.raises(MedretError, match=r"fits into 10 MB: the smallest, ivf-rabitq, needs 5\d MB"):
+    with pytest.raises(MedretError, match=r"fits into 10 MB: the smallest, ivf-pq, needs 4\d MB"):
         choose_kind(601_000, 512, MACHINE, 0.99, memory=10e6)
     with pytest.raises(MedretError, match="fits into 10 kB: "):
         choose_kind(601_000, 512, MACHINE, 0.99, memory=10e3)

@@ -36,7 +36,7 @@ def queries(archive):
     return {asker: vectors[TUNE + HELD :] for asker, vectors in archive[2].items()}
 
 
-@pytest.fixture(scope="module", params=["scan", "ivf-scan", "ivf-flat", "ivf-rabitq", "hnsw"])
+@pytest.fixture(scope="module", params=["scan", "ivf-scan", "ivf-pq", "ivf-flat", "ivf-rabitq", "hnsw"])
 def searched(request, archive):
     table, _, asked = archive
     stage = build_stage(find_kind(request.param), table, "joint")

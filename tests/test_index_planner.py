@@ -98,7 +98,7 @@ def test_removed_rows_alone_need_no_check(kind, effort):
     assert filtered.checked or filtered.how == "exact"
 
 
-@pytest.mark.parametrize("kind", ["scan", "ivf-scan", "ivf-flat", "ivf-rabitq", "hnsw"])
+@pytest.mark.parametrize("kind", ["scan", "ivf-scan", "ivf-pq", "ivf-flat", "ivf-rabitq", "hnsw"])
 @pytest.mark.parametrize("allowed", [0, 1, 601, 6010])
 def test_few_allowed_rows_are_searched_exactly(kind, allowed):
     made = plan(kind, BOTH, allowed=allowed)

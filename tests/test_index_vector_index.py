@@ -68,7 +68,7 @@ def test_every_kind_finds_what_an_exact_search_finds_with_the_same_scores(name, 
         table = table_of(clustered(ROWS, 1), (1000, 2777), dtype)
     stage = stages[name] if dtype == "float32" else build_stage(find_kind(name), table, "joint")
     index = VectorIndex(table, "joint", stage)
-    plan = through(stage, 400 if name == "ivf-rabitq" else 60)
+    plan = through(stage, {"ivf-rabitq": 400, "ivf-pq": 120}.get(name, 60))
 
     expected = VectorIndex(table, "joint").search(QUERIES, 10)
 

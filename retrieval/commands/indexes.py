@@ -25,8 +25,8 @@ def build_index(
     kind: Annotated[
         str,
         typer.Option(
-            help="auto chooses; flat (exact), scan, ivf-scan, ivf-flat, ivf-rabitq, hnsw, or any FAISS factory string: all but flat "
-            "propose candidates that the full vectors then rank."
+            help="auto chooses; flat (exact), scan, ivf-scan, ivf-pq, ivf-flat, ivf-rabitq, hnsw, or any FAISS factory string: all but "
+            "flat propose candidates that the full vectors then rank."
         ),
     ] = "auto",
     recall: Annotated[
