@@ -25,11 +25,12 @@ def evaluation_table(benchmark: str, direction: str, result: Mapping[str, Any]) 
         "direction": direction,
         "queries": result["queries"],
         "candidates": result["candidates"],
+        "counted": result["counted"],
         "row_name": "finding" if result["per_class"] else "",
         "names": names,
         "bar": bar,
         "rows": rows,
-        "intervals": any(cell["interval"] for row in rows for cell in row["cells"]),
+        "intervals": result["protocol"].get("interval", ""),
         "protocol": [(key.replace("_", " "), plain_value(value)) for key, value in result["protocol"].items()],
         "published": [_published(table) for table in result.get("published", ())],
     }
