@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from encoders.errors import MedretError
@@ -170,7 +171,7 @@ def _record(engine: SearchEngine, id: str, find: str) -> dict[str, str | None] |
     for modality in (find,) if find in engine.modalities else engine.modalities:
         table = engine.table(modality)
         row = table.find(own)
-        rows = table.rows_of("study_id", [own]) if row is None else [row]
+        rows = table.rows_of("study_id", [own]) if row is None else np.array([row], dtype=np.int64)
         if len(rows):
             record = table.ids(rows[:1])[0]
             if modality == "images":

@@ -8,10 +8,12 @@ Source: github.com/usnistgov/trec_eval.
 """
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ from encoders.errors import MedretError
 
 RUN_FIELDS = "query Q0 document rank score tag"
 QRELS_FIELDS = "query 0 document grade"
+_BROKEN = re.compile(r"[%\s]")  # what would break a word, and what tells that it was mended
 STRUCK = -1  # the grade of what a query must not find
 
 Rows = NDArray[np.int64]
@@ -28,7 +31,7 @@ Rows = NDArray[np.int64]
 
 def token(id: str) -> str:
     """Write an id as one word: % and blanks as %25, %20 ...; other ids stay as they are."""
-    return "".join(f"%{ord(sign):02X}" if sign == "%" or sign.isspace() else sign for sign in id)
+    return _BROKEN.sub(lambda sign: quote(sign[0]), id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
