@@ -75,6 +75,8 @@ class Query:
             raise ValueError(f"a query has terms or {', '.join(short)}, not both")
         if short:
             object.__setattr__(self, "terms", (Term(**short),))
+        if isinstance(self.without, str):
+            raise ValueError("without is one text, expected several: without=('edema',)")
         if self.offset < 0:
             raise ValueError(f"offset is {self.offset}, expected 0 or more")
         if self.min_score is not None and isnan(self.min_score):

@@ -293,10 +293,14 @@ def test_an_unknown_record_is_refused_by_name(engine):
         {"text": "a", "k": 0},
         {"text": "a", "find": "films"},
         {"text": "a", "vector": "both"},
+        {"text": "a", "offset": -1},
+        {"text": "a", "min_score": float("nan")},
+        {"text": "a", "collapse": "film"},
+        {"text": "a", "without": "edema"},
     ],
 )
 def test_a_query_that_makes_no_sense_is_a_wrong_call(wrong):
-    with pytest.raises(ValueError, match=r"query|k is|find is|vector is"):
+    with pytest.raises(ValueError, match=r"query|k is|find is|vector is|offset is|min_score|collapse is|without is"):
         Query(**wrong)
 
 
