@@ -254,8 +254,8 @@ def _image_queries(
     return rows, items.astype(np.int64), classes
 
 
-def pair_task(engine: SearchEngine, selection: Selection = EVERYTHING) -> PairTask:
-    """Set up report-recall: every selected image with its study's report, every distinct text once.
+def pair_task(engine: SearchEngine, selection: Selection = EVERYTHING, once: bool = True) -> PairTask:
+    """Set up report-recall: every selected image with its study's report, every distinct text once (or each report by itself).
 
     Raises:
         MedretError: If the index has no reports, or no selected image has one.
@@ -263,6 +263,8 @@ def pair_task(engine: SearchEngine, selection: Selection = EVERYTHING) -> PairTa
     images, reports = engine.table("images"), engine.table("reports")
     chosen = np.flatnonzero(selection.rows(images))
     numbers = number_texts(list(reports.column("text")))
+    if not once:
+        numbers = np.where(numbers >= 0, np.arange(reports.rows), -1)
     if reports.live is not None:
         numbers[~reports.live] = -1  # a removed report lends its text to no other
     report_rows = own_reports(images, reports, chosen)

@@ -1,7 +1,7 @@
 """Put a benchmark's queries through the engine and score the answers, with the level of chance beside each figure."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +116,7 @@ def evaluate_report_recall(
     where: str | None = None,
     by: By = "image",
     report_text: str = "index",
+    same_text: Literal["once", "each"] = "once",
 ) -> EvaluationResult:
     """Score how high each image ranks its own report, and each report its own images.
 
@@ -131,13 +132,16 @@ def evaluate_report_recall(
         where: Only records that meet this expression (`parse_where`).
         by: "image", or "study": each study is one query and one candidate, scored by its best image.
         report_text: Which text stands for a report: "index", or sections, see `choose_report_text`.
+        same_text: "once", or "each": identical texts of several studies are several candidates, of which one is an image's own.
 
     Raises:
         MedretError: If no selected image has a report, or there is no such text.
     """
     selection = read_selection(splits, views, only, where)
     asked, said = choose_report_text(engine, selection, report_text)
-    task, protocol = pair_task(asked, selection), {"report_text": said, **say_selection(selection)}
+    task, protocol = pair_task(asked, selection, same_text == "once"), {"report_text": said, **say_selection(selection)}
+    if same_text == "each":
+        protocol |= {"identical_texts": "a candidate and a query each", "own": "the report of the image's study"}
     results = {direction: score_pairs(asked, task, direction, ks, by, protocol) for direction in directions}
     return EvaluationResult(benchmark="report-recall", directions=results)
 

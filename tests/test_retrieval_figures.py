@@ -6,9 +6,10 @@ import pytest
 from handmade_index import image_rows, make_engine
 
 from index.corpora.record import LabelState, Record
+from index.shards import ShardRow
 from retrieval.benchmarks import label_task
 from retrieval.complete import rank_all
-from retrieval.evaluation import evaluate_label_precision
+from retrieval.evaluation import evaluate_label_precision, evaluate_report_recall
 from retrieval.figures import add_intervals, direction_result
 from retrieval.filters import Selection
 from retrieval.measures import MEASURES
@@ -95,6 +96,22 @@ def test_a_finding_that_no_image_asks_for_is_named(tmp_path):
 
     assert set(result["per_class"]) == {"Edema"}
     assert result["protocol"]["left_out"] == {"findings without a query (Fracture)": 1}
+
+
+def test_identical_texts_are_one_candidate_or_each(tmp_path):
+    """The second film is nearest to the first report, which says the same as its own."""
+    texts = {"s1": "Clear.", "s2": "Clear.", "s3": "Edema."}
+    films = [Record(id=f"i{study}", image=Path(study), study_id=study) for study in texts]
+    reports = [ShardRow(Record(id=study, image=None, study_id=study), text=text) for study, text in texts.items()]
+    spread = np.array([[1, 0, 0], [0.9, 0.1, 0], [0, 0, 1]])
+    engine = make_engine(tmp_path, {"images": (image_rows(films), {"joint": spread}), "reports": (reports, {"joint": np.eye(3)})})
+
+    once, each = (evaluate_report_recall(engine, directions=["image-report"], same_text=way).to_dict() for way in ("once", "each"))
+
+    assert (once["candidates"], each["candidates"]) == (2, 3)
+    assert (once["metrics"]["R@1"]["value"], each["metrics"]["R@1"]["value"]) == (1, pytest.approx(2 / 3))
+    assert [each["metrics"][f"R@{k}"]["chance"] for k in (1, 5)] == [pytest.approx(1 / 3), 1]
+    assert each["protocol"]["identical_texts"] == "a candidate and a query each"
 
 
 def queries(scores, units, findings, names=("a", "b"), views=None):

@@ -46,7 +46,8 @@ class ProtocolFlags:
         Literal["counted", "excluded"] | None, typer.Option(help="5x200: whether an image's own report is a candidate; counted.")
     ] = None
     same_text: Annotated[
-        Literal["each", "once"] | None, typer.Option(help="5x200: identical texts are a candidate each (when not given), or one.")
+        Literal["each", "once"] | None,
+        typer.Option(help="Identical texts are one candidate (report-recall's default), or each is (5x200's)."),
     ] = None
     per_class: Annotated[int | None, typer.Option(min=1, help="5x200 without a list: images drawn of each finding; 200.")] = None
     list_out: Annotated[Path | None, typer.Option(help="5x200 without a list: write which images were drawn, as a list.")] = None
