@@ -20,6 +20,7 @@ from retrieval.results import DirectionResult, EvaluationResult
 from retrieval.text_tasks import ceilings, given_text, published_text_task, seat_texts, text_task
 
 FIVE_DIRECTIONS = ("image-report", "own-report")
+DRAWN = ("splits", "views", "only", "where", "per_class", "seed", "list_out")  # what shapes a list that is drawn
 _KS: Mapping[str, Sequence[int]] = {
     "image-text": (1, 5, 10),
     "chexpert-5x200": (5, 10, 100),
@@ -134,7 +135,8 @@ def evaluate_five_by_200(
         listed = load_five_list(lists, benchmark)
     rows = listed_rows(engine, [image.id for image in listed.images])
     studies = _Studies(engine, listed, rows, once=same_text == "once")
-    said = {**listed.origin, **(say_selection(selection) if lists is None else {}), "texts": studies.origin}
+    selected = say_selection(selection) | ({"views": "frontal"} if selection.views is None else {})
+    said = {**listed.origin, **(selected if lists is None else {}), "texts": studies.origin}
     said |= {"identical_texts": "one candidate" if same_text == "once" else "a candidate each"}
     results: dict[str, DirectionResult] = {}
     for direction in directions:

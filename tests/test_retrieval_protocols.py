@@ -260,7 +260,12 @@ def test_mimic_5x200_is_drawn_and_the_list_that_was_drawn_repeats_it(made, tmp_p
     first = succeeds(*drawn, "--json", tmp_path / "drawn.json")
     succeeds("evaluate", "mimic-5x200", tmp_path / "list.csv", "--index", made / "index", "--json", tmp_path / "listed.json")
 
-    assert "drawn without replacement" in first and "per class: 4; seed: 2" in first and "published: BenchX" in first
+    assert (
+        "drawn without replacement" in first
+        and "per class: 4; seed: 2" in first
+        and "views: frontal" in first
+        and "published: BenchX" in first
+    )
     drawn, listed = (json.loads((tmp_path / f"{name}.json").read_text())["directions"] for name in ("drawn", "listed"))
     assert [one["metrics"] for one in drawn.values()] == [one["metrics"] for one in listed.values()]
     assert drawn["image-report"]["metrics"]["P@10"]["chance"] == pytest.approx(0.2)
@@ -295,6 +300,7 @@ def test_zero_shot_linear_probe_and_report_text_run_from_the_command_line(made):
         (["mimic-5x200", "--per-class", "50"], 1, "too few images show one finding alone: 7 of Atelectasis"),
         (["chexpert-8x200"], 2, "needs the folder of its lists"),
         (["zero-shot", "list.csv"], 2, "takes no lists"),
+        (["mimic-5x200", "list.csv", "--seed", "1"], 2, "--seed is of lists that are drawn"),
         (["zero-shot", "--direction", "text-image"], 2, "zero-shot has sentences, contrast, continuous"),
         (["linear-probe", "--fraction", "0"], 2, "greater than or equal to 0.0001"),
     ],

@@ -136,6 +136,8 @@ def _measure(benchmark: Benchmark, lists: Path | None, given: dict[str, Any]) ->
     options = {name: value for name, value in given.items() if value not in (None, [], ())}
     if foreign := sorted(options.keys() - signature(measure).parameters.keys()):
         raise typer.BadParameter(f"{benchmark} has no option --{_FLAGS.get(foreign[0], foreign[0]).replace('_', '-')}")
+    if lists is not None and (idle := [name for name in chosen.drawn if name in options]):
+        raise typer.BadParameter(f"--{_FLAGS.get(idle[0], idle[0]).replace('_', '-')} is of lists that are drawn, and {lists} is given")
     if unknown := [name for name in options.get("directions", []) if name not in directions]:
         raise typer.BadParameter(f"--direction {unknown[0]}: {benchmark} has {', '.join(directions)}")
     if lists is not None:
