@@ -30,7 +30,7 @@ def evaluation_table(benchmark: str, direction: str, result: Mapping[str, Any]) 
         "names": names,
         "bar": bar,
         "rows": rows,
-        "intervals": result["protocol"].get("interval", ""),
+        "intervals": result["protocol"].get("interval", "") if any(cell["interval"] for row in rows for cell in row["cells"]) else "",
         "protocol": [(key.replace("_", " "), plain_value(value)) for key, value in result["protocol"].items()],
         "published": [_published(table) for table in result.get("published", ())],
     }

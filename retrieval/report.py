@@ -22,7 +22,7 @@ from retrieval.tables import answer_notes, percentile_figure
 from retrieval.terms import Term
 
 EXAMPLES = 5  # hits of each example query on an evaluation's page
-_EXCERPT = 200  # characters of a report on each side of its best sentence, or from its beginning twice as many
+_EXCERPT = 160  # characters of a report on each side of its best sentence, or from its beginning twice as many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,8 +98,8 @@ def test_a_long_report_is_shown_around_the_sentence_that_answers(engine):
     page = render_answers(engine, [replace(answer, hits=(marked, plain))])
 
     first, second = re.findall(r'<div class="text">(.*?)<details><summary>whole text</summary><p>(.*?)</p>', page, re.DOTALL)
-    assert re.fullmatch(r"… [\w. ]{150,200}<mark[^>]*>The heart is &lt;wide&gt;\.</mark>[\w. ]{150,200} …", first[0])
-    assert re.fullmatch(r"Nothing [\w. ]{350,400} …", second[0])
+    assert re.fullmatch(r"… [\w. ]{110,160}<mark[^>]*>The heart is &lt;wide&gt;\.</mark>[\w. ]{110,160} …", first[0])
+    assert re.fullmatch(r"Nothing [\w. ]{270,320} …", second[0])
     assert "&lt;wide&gt;" in first[1]
     assert page.count("<mark") == 1
 
@@ -215,6 +215,24 @@ def test_figures_over_no_query_are_dashes_on_the_page(tmp_path):
     page = render_evaluation(engine, evaluate_label_precision(engine, directions=["image-image"], ks=[1]).to_dict())
 
     assert re.findall(r"<td>all</td><td>0</td>\s*<td>(.*?)</td>", page) == ["-"]
+
+
+def test_intervals_views_and_what_others_published_stand_beside_the_figures(engine):
+    result = evaluate_label_precision(engine, directions=["image-image"], ks=[1], exclude_same_patient=False).to_dict()
+    figures = {"P@1": {"value": 0.5, "chance": 0.25, "low": 0.125, "high": 0.875}}
+    table = {"source": "Someone, 2020", "caveat": "other films", "systems": {"theirs": {"P@1": 0.75}}}
+    result |= {"metrics": figures, "per_view": {"AP": {**figures, "queries": 2}}, "published": [table]}
+    result["protocol"]["interval"] = "95% of 9 resamples of 3 patients"
+
+    page = render_evaluation(engine, result)
+
+    assert page.count("<span>0.125–0.875</span><span>chance 0.250</span>") == 2
+    assert page.count('<s style="left:12.5%;width:75.0%">') == 2
+    assert "Below a figure: its interval, 95% of 9 resamples of 3 patients." in page
+    assert "<td>view AP</td><td>2</td>" in page
+    assert "Published: Someone, 2020" in page
+    assert "<td>theirs</td><td>0.750</td>" in page
+    assert "But: other films" in page
 
 
 def test_a_report_asks_for_reports_where_the_index_holds_no_images(tmp_path):

@@ -1,0 +1,77 @@
+"""The page of `medret query`, driven as a user drives it, over phantoms and an encoder that has learned nothing."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from encoders.checkpoint import save_checkpoint
+from encoders.dual import build_encoder
+from index.corpora.phantom import write_phantoms
+
+MEDRET = Path(sys.executable).with_name("medret")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("page")
+    write_phantoms(home / "corpus", 4, 0)
+    save_checkpoint(build_encoder("tiny", "tiny", ["small left effusion", "edema"], size=64, dimension=16).eval(), home / "encoder")
+    done = medret("build-index", home / "corpus", "--encoder", home / "encoder", "--out", home / "index")
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+def medret(*arguments, **environment):
+    command = [str(MEDRET), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120)
+
+
+def asked(home, *more, **environment):
+    return medret("query", "--text", "edema", "--index", home / "index", "-k", 3, *more, **environment)
+
+
+def test_open_shows_the_page_in_the_browser_and_names_the_file(home, tmp_path):
+    browser = tmp_path / "browser.sh"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
+    browser.chmod(0o700)
+
+    done = asked(home, "--open", BROWSER=f"{browser} %s", TMPDIR=str(tmp_path))
+
+    assert done.returncode == 0, done.stderr
+    path = Path(done.stdout.strip())
+    assert (tmp_path / "opened").read_text().strip() == path.as_uri()
+    assert path.stat().st_mode & 0o077 == 0
+    page = path.read_text(encoding="utf-8")
+    assert len(re.findall(r'class="map" src="data:image/png', page)) == 3  # a map over each film
+    assert len(re.findall(r"above [\d.]+ % of random pairs", page)) == 3
+    assert "<mark" in page
+    assert not re.search(r"""(src|href)=["'](?!data:)|url\(|<script""", page)
+
+
+def test_where_no_browser_starts_the_page_is_there_all_the_same(home, tmp_path):
+    done = asked(home, "--open", "--no-maps", BROWSER="/bin/false %s", DISPLAY="", WAYLAND_DISPLAY="", PATH="", TMPDIR=str(tmp_path))
+
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("medret: ")]
+    assert "no browser could be started" in line
+    (path,) = tmp_path.glob("medret-*.html")
+    assert str(path) in line
+    assert "<h1>Answers</h1>" in path.read_text(encoding="utf-8")
+
+
+def test_maps_can_be_left_out_which_the_page_says(home):
+    page = asked(home, "--format", "html", "--no-maps").stdout
+
+    assert 'class="map" src' not in page
+    assert "No similarity maps on this page" in page
+
+
+def test_open_is_no_json(home):
+    done = asked(home, "--open", "--format", "json")
+
+    assert done.returncode == 2
+    assert "--open" in done.stderr
