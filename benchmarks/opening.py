@@ -62,7 +62,7 @@ def measure(ways: dict[str, tuple[list[str], list[Path]]], times: int, cold: boo
             if cold:
                 forget(files)
             else:
-                _read(files)
+                read_files(files)
             began = time.time()
             told_by_itself = str(CHILD) in command
             done = subprocess.run([*command, repr(began)] if told_by_itself else command, capture_output=True, text=True)
@@ -127,7 +127,8 @@ def _write_faiss(archive: Archive, kind: str, path: Path) -> None:
     faiss.write_index(built, str(path))
 
 
-def _read(files: Sequence[Path]) -> None:
+def read_files(files: Sequence[Path]) -> None:
+    """Have files in the page cache."""
     for path in files:
         if cached_share(path) < 1:
             with path.open("rb") as file:

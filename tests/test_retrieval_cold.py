@@ -1,0 +1,159 @@
+"""The first query of a process: the same answers without torch, transformers and FAISS, or by torch, saying why."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shard_folders import write_images
+
+from encoders.checkpoint import load_checkpoint, save_checkpoint
+from encoders.dual import build_encoder
+from encoders.export import TextExport, try_export
+from encoders.plain_text import PlainText
+from index.corpora.readers import open_corpus
+from index.encode import encode_corpus
+from index.exact import ExactSearch
+from index.folder import build_index
+from index.index_manifest import load_index_manifest
+from index.shards import open_shards
+from index.verify import verify_index
+from retrieval.engine import Query, SearchEngine
+
+MEDRET = str(Path(sys.executable).with_name("medret"))
+WORDS = ("edema", "fracture", "effusion", "normal", "heart", "left", "right", "lung")
+HEAVY = ("torch", "transformers", "faiss")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Reports of 300 studies in a table and a tiny random encoder, as an index of every way to search."""
+    home = tmp_path_factory.mktemp("cold")
+    draw = np.random.default_rng(0)
+    texts = [" ".join(draw.choice(WORDS, 6)) for _ in range(300)]
+    (home / "table.csv").write_text("id,text,study\n" + "".join(f"r{n},{text},s{n}\n" for n, text in enumerate(texts)))
+    encoder = build_encoder(texts=texts, size=32, dimension=64, max_tokens=24).eval()
+    save_checkpoint(encoder, home / "encoder")
+    encode_corpus(open_corpus(home / "table.csv"), encoder, home / "shards")
+    for kind in ("flat", "scan", "ivf-flat"):
+        build_index(home / "shards", home / kind, home / "encoder", kind)
+    return home
+
+
+def asked_alone(*arguments):
+    """Run a command in a new process; return its hits, what it said, and which heavy libraries it loaded."""
+    said = f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    program = f"import sys; from retrieval.cli import main\ntry: main()\nfinally: {said}"
+    done = subprocess.run([sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, check=True)
+    *said, loaded = done.stderr.splitlines()
+    return json.loads(done.stdout), said, loaded
+
+
+@pytest.mark.parametrize("kind", ["flat", "scan", "ivf-flat"])
+def test_the_first_text_query_of_a_process_needs_none_of_the_heavy_libraries(home, kind):
+    expected = SearchEngine.load(home / kind, device="cpu").search(Query(text="left lung effusion", find="reports", k=7))
+
+    hits, said, loaded = asked_alone(
+        "query", "--text", "left lung effusion", "--find", "reports", "-k", 7, "--index", home / kind, "--format", "json", "--verbose"
+    )
+
+    assert loaded == "[]"
+    assert any("texts encoded in NumPy, without torch" in line for line in said)
+    assert [hit["id"] for hit in hits] == [hit.id for hit in expected.hits]
+    np.testing.assert_allclose([hit["score"] for hit in hits], [hit.score for hit in expected.hits], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("tried", "why"),
+    [
+        (None, "built before its text encoder was tried without torch"),
+        (TextExport(way="torch", reason="activation mish"), "by torch: activation mish"),
+    ],
+)
+def test_an_encoder_that_is_not_known_to_agree_runs_by_torch_and_says_why(home, tmp_path, tried, why):
+    build_index(home / "shards", tmp_path / "index", home / "encoder")
+    replace(load_index_manifest(tmp_path / "index"), text_encoder=tried).save(tmp_path / "index")
+
+    _, said, loaded = asked_alone(
+        "query",
+        "--text",
+        "edema",
+        "--find",
+        "reports",
+        "--no-best-sentence",
+        "--index",
+        tmp_path / "index",
+        "--format",
+        "json",
+        "--verbose",
+    )
+
+    assert "'torch'" in loaded
+    assert any(why in line for line in said)
+
+
+def test_building_compares_with_torch_and_verifying_compares_again(home, monkeypatch):
+    tried = load_index_manifest(home / "flat").text_encoder
+    assert tried.way == "numpy" and tried.difference < 1e-6
+    assert verify_index(home / "flat").faults == []
+
+    monkeypatch.setattr(PlainText, "_pool", lambda self, hidden: hidden[-1])
+
+    assert try_export(load_checkpoint(home / "encoder"), home / "encoder").reason.startswith("the vectors differ from torch's by")
+    (fault,) = verify_index(home / "flat").faults
+    assert "does not agree with torch on this machine" in fault
+
+
+def test_another_file_in_place_of_the_encoder_is_refused(home, tmp_path):
+    build_index(home / "shards", tmp_path / "index", home / "encoder")
+    weights = tmp_path / "index" / "encoder" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()  # it is linked
+    weights.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+
+    done = subprocess.run(
+        [MEDRET, "query", "--text", "edema", "--index", str(tmp_path / "index"), "--find", "reports"], capture_output=True, text=True
+    )
+
+    assert done.returncode == 1
+    assert "model.safetensors: is damaged" in done.stderr
+
+
+def test_the_second_query_of_a_process_opens_the_first_stage(home):
+    program = (
+        "import sys, numpy as np; from index.folder import open_index; from pathlib import Path\n"
+        f"index = open_index(Path({str(home / 'ivf-flat')!r})).index('reports'); loaded = lambda: 'faiss' in sys.modules\n"
+        "query = index.table.vectors('joint', np.array([5]))\n"
+        "for _ in range(2): index.plan(3, asker='text'); lists = index.stage.lists if loaded() else None; print(loaded(), lists)\n"
+        "print(index.plan(3, asker='text').reason)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    first, second, _ = done.stdout.splitlines()
+    assert first == "False None"
+    assert second == "True 16"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_one_query_without_faiss_finds_what_sorting_all_scores_finds(tmp_path, monkeypatch, dtype):
+    draw = np.random.default_rng(1)
+    vectors = draw.standard_normal((500, 24)).astype(np.float32)
+    vectors[100:103] = vectors[7]  # ties
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    folder = write_images(tmp_path / "shards", vectors, [f"i{n:03d}" for n in range(500)], (90, 101, 400), dtype)
+    table = open_shards(folder).table("images")
+    search = ExactSearch(table, "joint")
+    stored = np.concatenate(table.blocks("joint")).astype(np.float64)
+    allowed = draw.random(500) < 0.5
+    monkeypatch.delitem(sys.modules, "faiss", raising=False)
+
+    for mask in (None, allowed):
+        ((rows, scores),) = search.search(vectors[[7]], 12, allowed=mask)
+        exact = np.where(np.ones(500, bool) if mask is None else mask, (stored @ vectors[7].astype(np.float64)).astype(np.float32), -9)
+        np.testing.assert_array_equal(rows, np.argsort(-exact, kind="stable")[:12])
+        np.testing.assert_array_equal(scores, exact[rows])
+    assert "faiss" not in sys.modules
