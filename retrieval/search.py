@@ -66,7 +66,7 @@ class Search:
             return None
         told = f"{count} answers instead of {query.k}" + (f" after the first {query.offset}" if query.offset else "")
         if self.low:
-            return f"{told}: no other scores {query.min_score:g} or more"
+            return f"{told}: {'no other' if count else 'none'} scores {query.min_score:g} or more"
         one = {"study": ", of which each study answers once", "patient": ", of which each patient answers once"}
         collapsed = one.get(query.collapse or "", "" if query.collapse is None else ", of which duplicates answer once")
         return f"{told}: {query.within} holds {self.plan.allowed_rows} {query.find}{collapsed}"

@@ -132,6 +132,23 @@ def test_a_label_finds_what_its_prompt_written_out_finds(engine, prompted, find)
     assert answer.notes == ()
 
 
+def test_a_label_can_be_a_term_among_others(engine, prompted):
+    clear = Term(text="Lungs are clear.", weight=-0.4)
+
+    answer = prompted.search(Query(terms=(Term(label="edema"), clear), k=4))
+
+    written = engine.search(Query(terms=(Term(text="mild pulmonary edema"), clear), k=4))
+    assert [hit.id for hit in answer.hits] == [hit.id for hit in written.hits]
+    np.testing.assert_allclose(answer.vector, written.vector, atol=1e-5)
+
+
+def test_an_unreadable_image_among_several_is_named(engine, home, tmp_path):
+    (tmp_path / "torn.png").write_bytes(b"torn")
+
+    with pytest.raises(MedretError, match=r"torn\.png"):
+        engine.search(Query(terms=(Term(image=home / "corpus" / "a1.png"), Term(image=tmp_path / "torn.png"))))
+
+
 def test_an_unknown_label_lists_the_known_ones(prompted):
     with pytest.raises(MedretError, match=r"'Hernia' .*Edema, Rib Fracture"):
         prompted.search(Query(label="Hernia"))
@@ -334,6 +351,7 @@ def test_a_stored_record_is_asked_without_loading_torch(home):
 def test_many_threads_get_the_answers_of_one(home):
     engine = SearchEngine.load(home / "index", device="cpu")
     queries = [Query(text=row[1], k=3) for row in ROWS] + [Query(id=Path(row[0]).stem, k=3) for row in ROWS]
+    queries += [Query(terms=(Term(text=row[1]), Term(id="a1", weight=-0.5)), without=("fracture", row[3]), k=3) for row in ROWS]
     alone = [SearchEngine.load(home / "index", device="cpu").search(query) for query in queries[:1]]
 
     with ThreadPoolExecutor(8) as pool:
