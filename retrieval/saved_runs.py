@@ -6,7 +6,7 @@ and DIRECTION.queries.jsonl (a query a line: ids, codes and figures; no text and
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ SAVED = ("id", "finding", "view", "unit", "relevant", "candidates", "scores", "c
 MOST_JUDGEMENTS = 20_000_000  # lines, about 2 GB
 
 Rows = NDArray[np.int64]
+Judged = list[tuple[list[str], int]]  # documents of a query, and the grade of them all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,12 +185,11 @@ def _gallery_names(each: PerQuery) -> list[str]:
     return sorted(set(each.candidates[each.gallery].tolist()))
 
 
-def _judgements(each: PerQuery) -> Iterator[Iterable[tuple[str, int]]]:
+def _judgements(each: PerQuery) -> Iterator[Judged]:
     """What is relevant to each query and what it must not find; a study is struck if nothing of it is left to be found."""
     names, numbers = _number_candidates(each)
     for query in range(len(each.ids)):
-        struck = names[_gone(each, numbers, query)].tolist()
-        yield [(each.candidates[row], 1) for row in each.relevant(query)] + [(name, STRUCK) for name in struck]
+        yield [(each.candidates[each.relevant(query)].tolist(), 1), (names[_gone(each, numbers, query)].tolist(), STRUCK)]
 
 
 def _gone(each: PerQuery, numbers: Rows, query: int) -> Rows:
@@ -204,9 +204,9 @@ def _gone(each: PerQuery, numbers: Rows, query: int) -> Rows:
     return gone[~stays[gone]]
 
 
-def _judged_answers(each: PerQuery, hits: NDArray[np.bool_]) -> Iterator[Iterable[tuple[str, int]]]:
+def _judged_answers(each: PerQuery, hits: NDArray[np.bool_]) -> Iterator[Judged]:
     for rows, found in zip(each.rows, hits, strict=True):
-        yield [(each.candidates[row], int(hit)) for row, hit in zip(rows, found, strict=True) if row >= 0]
+        yield [(each.candidates[rows[found]].tolist(), 1), (each.candidates[rows[~found & (rows >= 0)]].tolist(), 0)]
 
 
 def _number_candidates(each: PerQuery) -> tuple[NDArray[np.str_], Rows]:

@@ -9,6 +9,7 @@ Source: github.com/usnistgov/trec_eval.
 
 import math
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,12 +108,28 @@ def write_run(
             lines.writelines(f"{asked} Q0 {token(name)} {rank} {value:.9g} {token(tag)}\n" for rank, (name, value) in ranked)
 
 
-def write_qrels(path: Path, queries: Sequence[str], judged: Iterable[Iterable[tuple[str, int]]]) -> None:
-    """Write, for each of the query ids, its (document, grade) pairs, whole or not at all."""
+def write_qrels(path: Path, queries: Sequence[str], judged: Iterable[Iterable[tuple[Sequence[str], int]]]) -> None:
+    """Write judgements whole or not at all.
+
+    Args:
+        path: The file.
+        queries: Q distinct query ids.
+        judged: For each query groups of documents, each with the grade of them all.
+    """
     with whole_file(path) as beside, beside.open("w", encoding="utf-8") as lines:
-        for query, pairs in zip(queries, judged, strict=True):
+        for query, groups in zip(queries, judged, strict=True):
             asked = token(query)
-            lines.writelines(f"{asked} 0 {token(document)} {grade}\n" for document, grade in pairs)
+            for documents, grade in groups:
+                if len(documents):
+                    lines.write(f"{asked} 0 " + f" {grade}\n{asked} 0 ".join(_tokens(documents)) + f" {grade}\n")
+
+
+def _tokens(ids: Sequence[str]) -> Sequence[str]:
+    """Write ids as words; as they are where all are words already, which is seen at once."""
+    together = "\n".join(ids)
+    if "%" in together or len(together.split()) != len(ids):
+        return [token(id) for id in ids]
+    return ids
 
 
 def read_run(path: Path) -> Run:
@@ -121,15 +138,8 @@ def read_run(path: Path) -> Run:
     Raises:
         MedretError: If it is no run, a score is no finite number, or a query has a document twice.
     """
-    queries, documents, scores = [], [], []
-    for number, (query, _, document, _, score, _) in _lines(path, RUN_FIELDS):
-        queries.append(query)
-        documents.append(document)
-        scores.append(_number(path, number, "score", score))
-    asked, query_of = _numbered(queries)
-    names, document_of = _ascending(documents)
-    _refuse_twice(path, query_of * len(names) + document_of, asked, names)
-    order = np.lexsort((document_of, -np.array(scores), query_of))
+    asked, names, query_of, document_of, scores = _table(path, RUN_FIELDS, "score")
+    order = np.lexsort((document_of, -scores, query_of))
     lengths = np.bincount(query_of)
     ranked = np.full((len(asked), int(lengths.max())), -1, dtype=np.int64)
     ranked[np.arange(ranked.shape[1]) < lengths[:, None]] = document_of[order]  # row by row: as `order` runs
@@ -142,20 +152,12 @@ def read_qrels(path: Path) -> Qrels:
     Raises:
         MedretError: If they are none, a grade is no whole number, or a document is judged twice for a query.
     """
-    queries, documents, grades = [], [], []
-    for number, (query, _, document, grade) in _lines(path, QRELS_FIELDS):
-        queries.append(query)
-        documents.append(document)
-        value = _number(path, number, "grade", grade)
-        if not value.is_integer():
-            raise MedretError(f"{path}, line {number}: the grade is {grade}, expected a whole number")
-        grades.append(int(value))
-    asked, query_of = _numbered(queries)
-    names, document_of = _ascending(documents)
+    asked, names, query_of, document_of, grades = _table(path, QRELS_FIELDS, "grade")
+    if (broken := np.flatnonzero(grades != np.floor(grades))).size:
+        raise MedretError(f"{path}: query {asked[query_of[broken[0]]]} has a grade of {grades[broken[0]]}, expected whole numbers")
     keys = query_of * len(names) + document_of
-    _refuse_twice(path, keys, asked, names)
     order = np.argsort(keys)
-    return Qrels(name=str(path), queries=asked, documents=names, keys=keys[order], grades=np.array(grades, dtype=np.int64)[order])
+    return Qrels(name=str(path), queries=asked, documents=names, keys=keys[order], grades=grades[order].astype(np.int64))
 
 
 def judge_run(run: Run, qrels: Qrels) -> JudgedRun:
@@ -193,6 +195,24 @@ def _grades(documents: Rows, qrels: Qrels) -> Rows:
     return np.where((qrels.keys[places] == keys) & (documents >= 0), qrels.grades[places], 0)
 
 
+def _table(path: Path, fields: str, what: str) -> tuple[tuple[str, ...], tuple[str, ...], Rows, Rows, NDArray[np.float64]]:
+    """The queries in order of appearance, the documents ascending, and each line's place in both and its `what`: 24 bytes a line."""
+    place = fields.split().index(what)
+    queries: dict[str, int] = {}
+    documents: dict[str, int] = {}
+    query_of, document_of, values = array("q"), array("q"), array("d")
+    for number, words in _lines(path, fields):
+        query_of.append(queries.setdefault(words[0], len(queries)))
+        document_of.append(documents.setdefault(words[2], len(documents)))
+        values.append(_number(path, number, what, words[place]))
+    names = tuple(sorted(documents))
+    ascending = np.empty(len(names), dtype=np.int64)
+    ascending[[documents[name] for name in names]] = np.arange(len(names))
+    asked, of_query, of_document = tuple(queries), np.array(query_of, dtype=np.int64), ascending[np.array(document_of, dtype=np.int64)]
+    _refuse_twice(path, of_query * len(names) + of_document, asked, names)
+    return asked, names, of_query, of_document, np.array(values)
+
+
 def _lines(path: Path, fields: str) -> Iterator[tuple[int, list[str]]]:
     """The words of each line that has any, with its number."""
     expected = len(fields.split())
@@ -220,19 +240,6 @@ def _number(path: Path, line: int, what: str, text: str) -> float:
     if not math.isfinite(value):
         raise MedretError(f"{path}, line {line}: the {what} is {text}, expected a number")
     return value
-
-
-def _numbered(words: Sequence[str]) -> tuple[tuple[str, ...], Rows]:
-    """The distinct words in order of appearance, and the place of each word among them."""
-    places = {word: place for place, word in enumerate(dict.fromkeys(words))}
-    return tuple(places), np.fromiter((places[word] for word in words), dtype=np.int64, count=len(words))
-
-
-def _ascending(words: Sequence[str]) -> tuple[tuple[str, ...], Rows]:
-    """The distinct words, ascending, and the place of each word among them."""
-    distinct = tuple(sorted(set(words)))
-    places = {word: place for place, word in enumerate(distinct)}
-    return distinct, np.fromiter((places[word] for word in words), dtype=np.int64, count=len(words))
 
 
 def _refuse_twice(path: Path, keys: Rows, queries: Sequence[str], documents: Sequence[str]) -> None:

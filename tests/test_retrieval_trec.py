@@ -29,7 +29,7 @@ def test_what_is_written_scores_the_same_in_pytrec_eval_also_where_scores_tie(tm
     relevant = draw.random((25, 40)) < 0.3
     relevant[:, 0] = True
     write_run(tmp_path / "run", queries, [[documents[i] for i in row] for row in order], np.take_along_axis(scores, order, axis=1))
-    write_qrels(tmp_path / "qrels", queries, [[(documents[i], 1) for i in np.flatnonzero(row)] for row in relevant])
+    write_qrels(tmp_path / "qrels", queries, [[([documents[i] for i in np.flatnonzero(row)], 1)] for row in relevant])
 
     with (tmp_path / "run").open() as run, (tmp_path / "qrels").open() as qrels:
         outside = pytrec_eval.RelevanceEvaluator(pytrec_eval.parse_qrel(qrels), {"P_5,10", "map"}).evaluate(pytrec_eval.parse_run(run))
