@@ -36,7 +36,7 @@ def map_safetensors(path: Path, prefixes: tuple[str, ...]) -> dict[str, NDArray[
         if max((entry["data_offsets"][1] for name, entry in header.items() if name != _NOTES), default=0) != len(mapped) - 8 - length:
             raise MedretError(damaged)
         wanted = {name: entry for name, entry in header.items() if name.startswith(prefixes)}
-        _read_ahead(mapped, 8 + length, wanted.values())
+        _read_ahead(mapped, 8 + length, wanted)
         return {name: _view(mapped, 8 + length, entry) for name, entry in wanted.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MedretError(damaged) from error
@@ -50,12 +50,14 @@ def _view(mapped: mmap.mmap, start: int, entry: Mapping[str, Any]) -> NDArray[An
     return np.frombuffer(mapped, dtype, (last - first) // dtype.itemsize, start + first).reshape(shape)
 
 
-def _read_ahead(mapped: mmap.mmap, start: int, entries: Any) -> None:
-    """Page faults one by one take many times as long as reading ahead, where the file is not cached."""
+def _read_ahead(mapped: mmap.mmap, start: int, entries: Mapping[str, Any]) -> None:
+    """Page faults one by one take many times as long as reading ahead, where the file is not cached; of tables few rows are read."""
     if not hasattr(mmap, "MADV_WILLNEED"):
         return
-    for entry in entries:
-        first, last = (start + offset for offset in entry["data_offsets"])
-        first = first // mmap.PAGESIZE * mmap.PAGESIZE
-        if first < last:
-            mapped.madvise(mmap.MADV_WILLNEED, first, last - first)
+    spans = sorted(entry["data_offsets"] for name, entry in entries.items() if "embeddings" not in name)
+    for place, (first, last) in enumerate(spans):
+        if place + 1 < len(spans) and spans[place + 1][0] == last:  # neighbours are read together
+            spans[place + 1] = [first, spans[place + 1][1]]
+        elif first < last:
+            page = (start + first) // mmap.PAGESIZE * mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_WILLNEED, page, start + last - page)

@@ -108,8 +108,9 @@ class PlainText:
     def _pool(self, hidden: Vectors) -> Vectors:
         """Pool the (T, F) vectors of a text's tokens into (F,)."""
         if self._pooling == "cls":
-            return hidden[0]
-        pooled: Vectors = hidden.max(axis=0) if self._pooling == "max" else hidden.mean(axis=0)
+            pooled: Vectors = hidden[0]
+        else:
+            pooled = hidden.max(axis=0) if self._pooling == "max" else hidden.mean(axis=0)
         return pooled
 
     def _embed(self, ids: NDArray[np.int64]) -> Vectors:
