@@ -124,11 +124,7 @@ def published_task(engine: SearchEngine, lists: PublishedLists, direction: str, 
 
 
 def listed_rows(engine: SearchEngine, ids: Sequence[str]) -> NDArray[np.int64]:
-    """Return the (N,) int64 row of each of N listed images; a missing one is never replaced or passed over.
-
-    Raises:
-        MedretError: If one is not in the index.
-    """
+    """Return the (N,) int64 row of each of N listed images; one that is not in the index is a MedretError, never passed over."""
     known = _live_ids(engine.table("images"))
     missing = [id for id in ids if id not in known]
     if missing:

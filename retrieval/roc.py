@@ -24,18 +24,16 @@ def area_under_curve(
 
     Source: Mann and Whitney, Annals of Mathematical Statistics 18(1), 1947.
     """
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)  # of each group of equal scores
     counts = np.ones((1, len(scores)), dtype=np.int64) if weights is None else weights
-    counts = counts[:, order]
-    held = positive[order]
-    if not len(starts):
-        return np.full(len(counts), np.nan)
-    ups = np.add.reduceat(np.where(held, counts, 0), starts, axis=1).astype(np.float64)  # (B, groups)
-    downs = np.add.reduceat(np.where(held, 0, counts), starts, axis=1).astype(np.float64)
-    below = np.cumsum(downs, axis=1) - downs / 2
-    pairs = ups.sum(axis=1) * downs.sum(axis=1)
-    area: NDArray[np.float64] = np.where(pairs > 0, (ups * below).sum(axis=1) / np.maximum(pairs, 1), np.nan)
+    downs = np.flatnonzero(~positive)
+    downs = downs[np.argsort(scores[downs], kind="stable")]
+    below = np.zeros((len(counts), len(downs) + 1))  # [b, n]: how often the n lowest negatives are in resample b
+    np.cumsum(counts[:, downs], axis=1, out=below[:, 1:])
+    ups = counts[:, positive].astype(np.float64)
+    lower, upper = (np.searchsorted(scores[downs], scores[positive], side) for side in ("left", "right"))
+    won = (ups * (below[:, lower] + below[:, upper])).sum(axis=1) / 2
+    pairs = ups.sum(axis=1) * below[:, -1]
+    area: NDArray[np.float64] = np.where(pairs > 0, won / np.maximum(pairs, 1), np.nan)
     return area
 
 
