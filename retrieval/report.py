@@ -63,7 +63,7 @@ def render_evaluation(engine: SearchEngine, result: Mapping[str, Any], *, with_i
     found = directions(result)
     tables = [evaluation_table(str(result["benchmark"]), name, one) for name, one in found.items()]
     shown = [example for one in found.values() for example in _examples(engine, one["protocol"], list(one["per_class"]), maps)]
-    lead = "How often the first answers are right, beside how often a random order would be."
+    lead = "Each figure beside what a random order would reach."
     return _render(f"medret evaluate {result['benchmark']}", lead, shown, tables, engine, with_ids)
 
 
