@@ -1,8 +1,8 @@
 """How long it takes to score ranked answers against labels: medret beside ranx, ir-measures and pytrec-eval-terrier.
 
 N candidates bear some of 14 findings, Q queries ask for those that they bear themselves, and each run names the best R candidates. Each
-contender scores the same run in a process of its own, on one core: P@10, recall@10, nDCG@10, mAP (over the R) and MRR. Peers want the
-judgements as dictionaries; building those is timed apart, and so is their memory. They need an environment of their own:
+contender scores the same run in a process of its own, on one core, in processor time: P@10, recall@10, nDCG@10, mAP (over the R) and
+MRR. Peers want the judgements as dictionaries; building those is timed apart. They need an environment of their own:
 
     python -m venv PEERS && PEERS/bin/pip install ranx ir-measures pytrec-eval-terrier
     python benchmarks/scoring.py WORK --peers PEERS/bin/python
@@ -32,8 +32,7 @@ def make_run(path: Path, queries: int, candidates: int, depth: int, seed: int = 
     ranked = np.empty((queries, depth), dtype=np.int64)
     for query, row in enumerate(asking):
         scores = draw.random(candidates) + 0.2 * ((masks & masks[row]) != 0)
-        best = np.argpartition(-scores, depth)[:depth]
-        ranked[query] = best[np.argsort(-scores[best])]
+        ranked[query] = np.argsort(-scores)[:depth]
     np.savez(path, ranked=ranked, query_masks=masks[asking], candidate_masks=masks)
 
 

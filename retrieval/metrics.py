@@ -125,11 +125,13 @@ def average_precision(relevance: NDArray[np.bool_], relevant: NDArray[np.int64] 
 
     Source: "map" of trec_eval.
     """
-    found = np.count_nonzero(relevance, axis=1)
-    query = np.repeat(np.arange(len(relevance)), found)  # (hits,), as all below: few, beside Q x R
-    rank = np.flatnonzero(relevance) - query * relevance.shape[1] + 1
-    nth = np.arange(1, len(query) + 1) - np.repeat(np.cumsum(found) - found, found)  # the hit's number within its query
-    total = np.bincount(query, nth / rank, len(relevance))
+    queries, ranks = relevance.shape
+    hits = np.flatnonzero(relevance)  # few, beside Q x R
+    starts = np.searchsorted(hits, np.arange(queries + 1) * ranks)
+    found = np.diff(starts)
+    query = np.repeat(np.arange(queries), found)
+    precision = (np.arange(1, len(hits) + 1) - starts[query]) / (hits - query * ranks + 1)  # the hit's number within its query, by its rank
+    total = np.bincount(query, precision, queries)
     return total / np.maximum(found if relevant is None else relevant, 1)
 
 
