@@ -50,8 +50,13 @@ def build_app(asked: str | None = None) -> typer.Typer:
 
 def main() -> None:
     """Run the command line; a fault the user can mend is one line on stderr and exit code 1."""
+    asked = sys.argv[1] if len(sys.argv) > 1 else None
     try:
-        build_app(sys.argv[1] if len(sys.argv) > 1 else None)()
+        build_app(asked)()
+    except SystemExit as stop:
+        if asked == "query" and stop.code in (None, 0):
+            _leave()
+        raise
     except MedretError as error:
         _fail(str(error))
     except OSError as error:
@@ -61,6 +66,15 @@ def main() -> None:
             raise
         place = traceback.extract_tb(error.__traceback__)[-1]  # the message may quote data: it is left out
         _fail(f"internal error: {type(error).__name__} at {Path(place.filename).name}:{place.lineno}. Set {DEBUG}=1 for the whole trace")
+
+
+def _leave() -> None:
+    """End a process that is this command's alone, at once: Python takes apart all that was loaded, for as long as a search takes."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script is not None and Path(script).name == "medret":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _fail(message: str) -> None:

@@ -1,6 +1,7 @@
 """Questions put to an index."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -115,6 +116,8 @@ def query(
     marks = find == "reports" or (find == "images" and format == "html" and vector == "joint")
     if best_sentence is None and marks and queries is None:
         shared["best_sentence"] = True
+    if queries is None:  # before NumPy is there: for the products of one query, threads wait for each other longer than they work
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with told(verbose):
         engine = _load(index_dir, encoder, device)
         if queries is not None and out is not None:
