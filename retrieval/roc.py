@@ -82,6 +82,13 @@ def area_intervals(
         for start in range(0, RESAMPLES, at_once):
             weights = drawn[start : start + at_once, owners[rows]]
             areas[start : start + at_once, place] = area_under_curve(scores[rows, place], positive[rows, place], weights)
-    ends = np.nanquantile(areas, [0.025, 0.975], axis=0)  # (2, K)
-    mean = np.quantile(np.nanmean(areas[:, averaged], axis=1), [0.025, 0.975]) if averaged.any() else np.full(2, np.nan)
-    return [(float(low), float(high)) for low, high in ends.T], (float(mean[0]), float(mean[1]))
+    if units < 2:  # one patient says nothing of others
+        areas[:] = np.nan
+    told = ~np.isnan(areas[:, averaged]).all(axis=1)
+    return [_ends(column) for column in areas.T], _ends(np.nanmean(areas[told][:, averaged], axis=1))
+
+
+def _ends(values: NDArray[np.float64]) -> tuple[float, float]:
+    known = values[~np.isnan(values)]
+    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
+    return float(low), float(high)
