@@ -16,6 +16,7 @@ from retrieval.significance import Tested, class_weights, holm, paired_randomisa
 from retrieval.trec import token
 
 NOT_OPTIONS = ("k", "measures", "left_out", "interval", "run", "qrels", "scored_0_since_not_in_the_run")  # do not make figures unlike
+SCORED = ("relevance",)  # of an outside run: from grades, whatever they came from
 
 Floats = NDArray[np.float64]
 
@@ -191,6 +192,13 @@ def _curves(queries: Sequence[PerQuery], weights: Floats) -> Floats:
 
 
 def _unlike(protocols: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
-    names = dict.fromkeys(name for protocol in protocols for name in protocol if name not in NOT_OPTIONS)
-    said = {name: tuple(protocol.get(name) for protocol in protocols) for name in names}
-    return {name: values for name, values in said.items() if any(value != values[0] for value in values)}
+    """The options that differ; of an outside run only what its own scoring says."""
+    names = dict.fromkeys(name for protocol in protocols for name in protocol if name not in (*NOT_OPTIONS, *SCORED))
+    own = [protocol for protocol in protocols if "qrels" not in protocol]
+    unlike = {}
+    for name in names:
+        asked = any(name in protocol for protocol in own)
+        told = [protocol.get(name) for protocol in protocols if name in protocol or (asked and protocol in own)]
+        if any(value != told[0] for value in told):
+            unlike[name] = tuple(protocol.get(name) for protocol in protocols)
+    return unlike

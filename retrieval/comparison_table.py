@@ -16,7 +16,7 @@ def render_comparisons(comparisons: Mapping[str, DirectionComparison]) -> str:
 def _table(one: DirectionComparison) -> str:
     head = ["metric", "chance", *one.names]
     for name in one.names[1:]:
-        head += [f"{name} - {one.names[0]}", "p"]
+        head += ["difference" if len(one.names) == 2 else f"difference of {name}", "p"]
     rows = [head]
     for metric in one.results[0].metrics:
         scores = [result.metrics[metric] for result in one.results]

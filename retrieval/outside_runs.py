@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from encoders.errors import MedretError
 from encoders.json_object import read_json
 from retrieval.figures import direction_result
-from retrieval.measures import MEASURES, Measure, chance_measures, measure_rankings
-from retrieval.metrics import Denominator
+from retrieval.measures import COMPLETE, MEASURES, Measure, chance_measures, measure_rankings
+from retrieval.metrics import Denominator, chance_ranks
 from retrieval.results import EvaluationResult, PerQuery
 from retrieval.saved_runs import CANDIDATES, QRELS, QUERIES, RESULT, RUN, SavedDirection, SavedRun, describe_queries, read_queries
 from retrieval.trec import JudgedRun, Qrels, Run, judge_run, read_qrels, read_run, token
@@ -26,6 +26,11 @@ class _Beside:
     protocol: dict[str, Any]
     queries: list[dict[str, Any]]
     candidates: frozenset[str]
+
+    @property
+    def scores_own(self) -> bool:
+        """Whether its figures ask, as report-recall does, how high the first relevant answer stands."""
+        return any(name.startswith("R@") for name in self.queries[0]["scores"])
 
 
 def evaluate_trec(
@@ -44,7 +49,7 @@ def evaluate_trec(
     no line names is not relevant.
 
     Args:
-        run: The file of the run.
+        run: The file of the run; ranks beyond its last count as not relevant, as for trec_eval.
         qrels: The file of the judgements.
         ks: Cut-offs; the saved evaluation's, else 5, 10 and 50.
         measures: Some of MEASURES.
@@ -82,12 +87,15 @@ def evaluate_trec(
     return EvaluationResult(benchmark="trec", directions={str(protocol["direction"]): direction_result(each, protocol, candidates)})
 
 
-def load_outside(run: Path, qrels: Path) -> SavedRun:
+def load_outside(run: Path, qrels: Path, *, complete: bool = False) -> SavedRun:
     """Score a run in TREC's format as `evaluate_trec` does, for a comparison with others.
+
+    A run that ends early has a lower mAP and MRR than its system, so these are compared among such runs alone.
 
     Its direction is that of the saved evaluation whose judgements they are, else the name of the file of judgements.
     """
-    result = evaluate_trec(run, qrels)
+    measures = MEASURES if complete else tuple(name for name in MEASURES if name not in COMPLETE)
+    result = evaluate_trec(run, qrels, measures=measures)
     (scored,) = result.directions.values()
     assert scored.per_query is not None
     name = qrels.name.removesuffix(QRELS).removesuffix(qrels.suffix)
@@ -111,9 +119,13 @@ def _per_query(
     chance = chance_measures(relevant, described["reachable"], measures, ks, denominator)
     if beside is None:  # what was never judged may have been a candidate, so a random order is not known
         chance = {name: np.full(len(kept), math.nan) for name in chance}
+    scores: dict[str, NDArray[np.float64]] = measure_rankings(hits, relevant, measures, ks, denominator)
+    for k in ks if beside is not None and beside.scores_own else ():
+        scores[f"R@{k}"] = np.where(hits[:, :k].any(axis=1), 1.0, 0.0)
+        chance[f"R@{k}"] = _chance_of_any(relevant, described["reachable"], k)
     return PerQuery(
         **described,
-        scores=measure_rankings(hits, relevant, measures, ks, denominator),
+        scores=scores,
         chance=chance,
         find="documents",
         rows=rows,
@@ -123,6 +135,13 @@ def _per_query(
         relevant=lambda query: rows[query][hits[query]],
         struck=lambda query: rows[query][:0],
     )
+
+
+def _chance_of_any(relevant: NDArray[np.int64], candidates: NDArray[np.int64], k: int) -> NDArray[np.float64]:
+    """How likely a random order has a relevant candidate among its first k: (Q,) float64."""
+    pairs, places = np.unique(np.stack([relevant, candidates]), axis=1, return_inverse=True)
+    each = [chance_ranks([count], gallery, [k])[0][k] for count, gallery in pairs.T.tolist()]
+    return np.array(each)[places.reshape(-1)]
 
 
 def _described(ids: Sequence[str], qrels: Qrels, relevant: NDArray[np.int64], beside: _Beside | None) -> dict[str, Any]:

@@ -209,6 +209,9 @@ def test_the_command_line_saves_scores_compares_and_repeats(index_dir, tmp_path)
     scored = medret(
         "evaluate", "trec", "--run", run, "--qrels", tmp_path / "joint" / qrels.name, "-k", 5, "--json", tmp_path / "scored.json"
     )
+    medret("evaluate", "report-recall", "--index", index_dir, "--save", tmp_path / "recall")
+    own = [tmp_path / "recall" / f"report-image.{kind}.trec" for kind in ("run", "qrels")]
+    same = medret("compare", tmp_path / "recall", own[0], "--qrels", own[1])
     printed = medret(
         "compare", tmp_path / "joint", tmp_path / "features", run, "--qrels", qrels, "--index", index_dir, "--html", tmp_path / "c.html"
     )
@@ -217,9 +220,11 @@ def test_the_command_line_saves_scores_compares_and_repeats(index_dir, tmp_path)
     features = json.loads((tmp_path / "features" / "result.json").read_text())
     assert json.loads((tmp_path / "scored.json").read_text())["metrics"]["P@5"]["value"] == features["metrics"]["P@5"]["value"]
     assert "trec: " in scored
-    assert "features - joint" in printed
+    assert "difference of features" in printed
     assert "data:image/jpeg" in (tmp_path / "c.html").read_text()
     assert "P@5" in repeated
+    assert re.search(r"R@1 .* \+0.000", same)
+    assert "MRR" not in same  # of all ranks there, and of those written here
 
 
 def test_faults_on_the_command_line_are_one_line(index_dir, tmp_path):

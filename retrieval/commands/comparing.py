@@ -35,7 +35,8 @@ def compare(
     from retrieval.comparison import compare_runs
     from retrieval.comparison_table import render_comparisons
 
-    comparisons = compare_runs(_named_apart([_load(run, qrels) for run in runs], runs), metric)
+    complete = not any(run.is_dir() for run in runs)
+    comparisons = compare_runs(_named_apart([_load(run, qrels, complete) for run in runs], runs), metric)
     for direction, one in comparisons.items():
         if one.apart:
             note(f"{direction}: {one.apart} queries that not all runs have are left out")
@@ -50,7 +51,7 @@ def compare(
         write_text(html_out, render_comparison(comparisons, engine, with_ids=with_ids))
 
 
-def _load(run: Path, qrels: Path | None) -> "SavedRun":
+def _load(run: Path, qrels: Path | None, complete: bool) -> "SavedRun":
     from retrieval.outside_runs import load_outside
     from retrieval.saved_runs import load_run
 
@@ -60,7 +61,7 @@ def _load(run: Path, qrels: Path | None) -> "SavedRun":
         raise MedretError(f"{run}: no such file or folder, expected a folder made by 'medret evaluate --save' or a run in TREC's format")
     if qrels is None:
         raise MedretError(f"{run}: is a file, and a run in TREC's format needs --qrels FILE")
-    return load_outside(run, qrels)
+    return load_outside(run, qrels, complete=complete)
 
 
 def _named_apart(loaded: "list[SavedRun]", paths: list[Path]) -> "list[SavedRun]":
