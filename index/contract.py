@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from index.askers import Rows, Sample, Vectors
+from index.askers import Rows, Sample
 from index.exact import Found
 from index.index_manifest import Certificate
 from index.intervals import Interval, Shares, effective_trials, share_interval, two_sided, wilson_interval
 from index.planner import SearchPlan
+from index.questions import Questions, ask_exactly
+from index.standing import Standings
 
 if TYPE_CHECKING:
     from index.vector_index import VectorIndex
@@ -42,23 +44,6 @@ _STRONGER = 1.4
 class _Setting:
     candidates: int
     effort: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Questions:
-    """Queries with the score of the k-th right answer: (Q,) float32, and how many right answers there are, (Q,) up to k."""
-
-    vectors: Vectors
-    own: Sequence[Rows]
-    bounds: Vectors
-    wanted: Rows
-
-    def __len__(self) -> int:
-        return len(self.wanted)
-
-    def take(self, places: Sequence[int] | slice) -> "_Questions":
-        own = self.own[places] if isinstance(places, slice) else [self.own[place] for place in places]
-        return _Questions(self.vectors[places], own, self.bounds[places], self.wanted[places])
 
 
 def certify(index: "VectorIndex", samples: Mapping[str, Sample], target: float, ks: Sequence[int] = KS) -> tuple[Certificate, ...]:
@@ -84,11 +69,13 @@ def certify(index: "VectorIndex", samples: Mapping[str, Sample], target: float, 
         return ()
     made = []
     for asker, sample in samples.items():
-        tune = _answered(index, sample.tune, sample.tune_own, asker, ks)
-        held = _answered(index, sample.held, sample.held_own, asker, ks)
+        tune = ask_exactly(index, sample.tune, sample.tune_own, asker, ks)
+        held = ask_exactly(index, sample.held, sample.held_own, asker, ks)
+        lists, most = index.stage.lists is not None, min(_MOST_CANDIDATES, index.rows)
+        standings = Standings(index.stage, tune[max(ks)], most, index.table.live) if lists else None
         for k in ks:
             if len(tune[k]) and len(held[k]):
-                made.append(_Tuner(index, asker, k, target, tune[k], held[k]).certify(sample.drawn))
+                made.append(_Tuner(index, asker, k, target, tune[k], held[k], standings).certify(sample.drawn))
     return tuple(made)
 
 
@@ -97,28 +84,15 @@ def most_recall_shown(queries: int) -> float:
     return wilson_interval(1.0, queries, two_sided(0.95)).low
 
 
-def _answered(index: "VectorIndex", vectors: Vectors, own: Sequence[Rows], asker: str, ks: Sequence[int]) -> dict[int, _Questions]:
-    """Ask exactly; queries that have no right answer (all rows are their own) are left out."""
-    exact = SearchPlan(
-        how="exact", kind="flat", candidates=0, effort=None, allowed_rows=index.rows, rows=index.rows, reason="the right answers"
-    )
-    found = index.search(vectors, max(ks), asker=asker, excluded=own, plan=exact)
-    answered = [place for place, (rows, _) in enumerate(found) if len(rows)]
-    questions = {}
-    for k in ks:
-        wanted = np.array([min(k, len(found[place][0])) for place in answered], dtype=np.int64)
-        bounds = np.array([found[place][1][last - 1] for place, last in zip(answered, wanted.tolist(), strict=True)], dtype=np.float32)
-        questions[k] = _Questions(vectors[answered], [own[place] for place in answered], bounds, wanted)
-    return questions
-
-
 class _Tuner:
     """Finds the cheapest setting for one kind of query and one k, and measures it."""
 
-    def __init__(self, index: "VectorIndex", asker: str, k: int, target: float, tune: _Questions, held: _Questions):
+    def __init__(
+        self, index: "VectorIndex", asker: str, k: int, target: float, tune: Questions, held: Questions, standings: Standings | None
+    ):
         assert index.stage is not None
         self.index, self.asker, self.k, self.target = index, asker, k, target
-        self.tune, self.held = tune, held
+        self.tune, self.held, self.standings = tune, held, standings
         self.grade = index.stage.kind.grade or 0.0
         counts = {min(times * k, _MOST_CANDIDATES, index.rows) for times in _COUNTS}
         self.counts = sorted(count for count in counts if count >= min(k, index.rows))
@@ -169,12 +143,11 @@ class _Tuner:
 
     def _passes(self, setting: _Setting) -> bool:
         if setting not in self._passed:
-            first = self._shares(self.tune.take(slice(_SCREENED)), setting)
+            first = self._tuning_shares(slice(0, _SCREENED), setting)
             if share_interval(first, self.k, _SCREEN_Z).high < max(self._goal, self.grade):
                 self._passed[setting], shares = False, first
             else:
-                rest = self.tune.take(slice(_SCREENED, None))
-                shares = np.concatenate([first, self._shares(rest, setting)]) if len(rest) else first
+                shares = np.concatenate([first, self._tuning_shares(slice(_SCREENED, None), setting)])
                 self._passed[setting] = self._foreseen(shares) >= self._goal and float(shares.mean()) >= self.grade
             self._found[setting] = float(shares.mean())
         return self._passed[setting]
@@ -235,7 +208,17 @@ class _Tuner:
         stronger = _Setting(candidates, effort)
         return None if stronger == setting else stronger
 
-    def _shares(self, questions: _Questions, setting: _Setting) -> Shares:
+    def _tuning_shares(self, part: slice, setting: _Setting) -> Shares:
+        """As `_shares` of some tuning queries; of inverted lists, one search tells it for all numbers of candidates."""
+        questions = self.tune.take(part)
+        if self.standings is None or not len(questions):
+            return self._shares(questions, setting)
+        shares = self.standings.find(part, setting.effort).shares(self.k, max(setting.candidates, self.k))
+        if tied := np.flatnonzero(questions.tied).tolist():
+            shares[tied] = self._shares(questions.take(tied), setting)
+        return shares
+
+    def _shares(self, questions: Questions, setting: _Setting) -> Shares:
         """Of each query's right answers the share that is found, (Q,) float64.
 
         Queries that leave out equally many rows are asked together: as many more candidates are taken for all of a batch as one
@@ -248,7 +231,7 @@ class _Tuner:
             shares[places] = _count_right(found, part) / part.wanted
         return shares
 
-    def _seconds(self, questions: _Questions, setting: _Setting) -> Shares:
+    def _seconds(self, questions: Questions, setting: _Setting) -> Shares:
         """Seconds of each query, asked alone, after one to warm up."""
         plan = self._plan(setting)
         seconds = []
@@ -290,6 +273,6 @@ def _alike(own: Sequence[Rows]) -> Iterator[list[int]]:
         yield list(places)
 
 
-def _count_right(found: Sequence[Found], questions: _Questions) -> Rows:
+def _count_right(found: Sequence[Found], questions: Questions) -> Rows:
     right = [int((scores >= bound).sum()) for (_, scores), bound in zip(found, questions.bounds, strict=True)]
     return np.minimum(np.array(right, dtype=np.int64), questions.wanted)
