@@ -39,6 +39,7 @@ def evaluate_linear_probe(
     findings: Sequence[str] | None = None,
     uncertain: UncertainPolicy = "negative",
     seed: int = 0,
+    resamples: int = 2000,
 ) -> EvaluationResult:
     """Learn a logistic regression for each finding on frozen vectors, and score it on test images: AUC; chance is 0.5.
 
@@ -58,6 +59,7 @@ def evaluate_linear_probe(
         findings: Those to learn; all that the index has labels for by default.
         uncertain: What an uncertain label counts as, in training too: "negative", "positive", or "ignore".
         seed: Of the order of the patients.
+        resamples: Of test patients, behind each interval; 0 for none.
 
     Raises:
         MedretError: If no selected image is labelled, a part has no image, or no finding can be learned and scored.
@@ -84,9 +86,9 @@ def evaluate_linear_probe(
         learned.append(f"{100 * fraction:.4g}%: {len(train)} images (C {strength:g})")
     protocol = {"direction": "image-label", "vector": vector, **say_selection(selection), "parts": division, "learned_from": learned}
     protocol |= {"model": "L2 logistic regression on standardised vectors, C by validation area", "fits_cut_short": probe.cut_short}
-    protocol |= {"uncertain": uncertain, "seed": seed, "interval": "95 %, 1,000 resamples of test patients"}
+    protocol |= {"uncertain": uncertain, "seed": seed}
     tested = LabelRelevance(findings=names, positive=relevance.positive[parts["test"]], judged=relevance.judged[parts["test"]])
-    result = area_result(engine, rows[parts["test"]], tested, scores, protocol)
+    result = area_result(engine, rows[parts["test"]], tested, scores, protocol, resamples)
     return EvaluationResult(benchmark="linear-probe", directions=dict.fromkeys(directions, result))
 
 

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-RESAMPLES = 1000
 _WEIGHTS_AT_ONCE = 1 << 22
 
 
@@ -58,6 +57,7 @@ def area_intervals(
     judged: NDArray[np.bool_],
     owners: NDArray[np.int64],
     averaged: NDArray[np.bool_],
+    resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[list[tuple[float, float]], tuple[float, float]]:
     """Compute 95 % bootstrap intervals of K areas and of their mean, over resampled patients.
@@ -68,18 +68,19 @@ def area_intervals(
         judged: (N, K) bool; each finding has a judged positive and a judged negative.
         owners: (N,) int64 from 0, equal for the records of a patient.
         averaged: (K,) bool, the findings that the mean is over.
+        resamples: How many; 0 for no intervals.
         seed: Of the resamples, the same for all findings.
 
     Returns:
         Low and high of each finding, then of the mean. A resample without a positive or a negative of a finding says nothing of it.
     """
     units = int(owners.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), RESAMPLES).astype(np.int32)  # (B, units)
-    areas = np.full((RESAMPLES, judged.shape[1]), np.nan)
+    drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), resamples).astype(np.int32)  # (B, units)
+    areas = np.full((resamples, judged.shape[1]), np.nan)
     for place in range(judged.shape[1]):
         rows = np.flatnonzero(judged[:, place])
         at_once = max(1, _WEIGHTS_AT_ONCE // len(rows))
-        for start in range(0, RESAMPLES, at_once):
+        for start in range(0, resamples, at_once):
             weights = drawn[start : start + at_once, owners[rows]]
             areas[start : start + at_once, place] = area_under_curve(scores[rows, place], positive[rows, place], weights)
     if units < 2:  # one patient says nothing of others

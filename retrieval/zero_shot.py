@@ -37,6 +37,7 @@ def evaluate_zero_shot(
     findings: Sequence[str] | None = None,
     uncertain: UncertainPolicy = "negative",
     prompts: Mapping[str, Sequence[str]] | None = None,
+    resamples: int = 2000,
 ) -> EvaluationResult:
     """Score images against the prompts of each finding: the area under the ROC curve; chance is 0.5.
 
@@ -54,6 +55,7 @@ def evaluate_zero_shot(
         findings: Those to tell apart; all that the index has labels for by default.
         uncertain: What an uncertain label counts as: "negative", "positive", or "ignore".
         prompts: For "sentences": finding to texts, instead of the built-in ones.
+        resamples: Of patients, behind each interval; 0 for none.
 
     Raises:
         MedretError: If no selected image is labelled, no finding can be scored, or learned prompts are asked for and there are none.
@@ -74,8 +76,8 @@ def evaluate_zero_shot(
         )  # (N, K)
         protocol = {"direction": direction, "vector": "joint", "score": _WORDING[direction], **say_selection(selection)}
         protocol |= {"prompts": "built-in" if prompts is None else "given"} if direction == "sentences" else {}
-        protocol |= {"uncertain": uncertain, "interval": "95 %, 1,000 resamples of patients"}
-        results[direction] = area_result(engine, rows, relevance, {"AUC": scores}, protocol, prompted)
+        protocol |= {"uncertain": uncertain}
+        results[direction] = area_result(engine, rows, relevance, {"AUC": scores}, protocol, resamples, prompted)
     return EvaluationResult(benchmark="zero-shot", directions=results)
 
 
@@ -103,6 +105,7 @@ def area_result(
     relevance: LabelRelevance,
     scores: Mapping[str, NDArray[np.float64]],
     protocol: Mapping[str, object],
+    resamples: int,
     prompted: NDArray[np.bool_] | None = None,
 ) -> DirectionResult:
     """Turn the scores of N images for K findings into areas, their intervals, and the mean over the findings that every metric has.
@@ -113,6 +116,7 @@ def area_result(
         relevance: What the labels of the N say.
         scores: Metric to (N, K) float64; a column of NaN where a finding has no score.
         protocol: All that shaped the scores.
+        resamples: Of patients, behind each interval; 0 for none.
         prompted: (K,) bool, the findings that could be asked for; all by default.
 
     Raises:
@@ -137,14 +141,15 @@ def area_result(
     for metric, values in scores.items():
         given = kept[~np.isnan(values[:, kept]).all(axis=0)]
         areas = mean_area(values[:, given], some[:, given], judged[:, given])
-        ends, middle = area_intervals(values[:, given], some[:, given], judged[:, given], owners, np.isin(given, common))
+        ends, middle = area_intervals(values[:, given], some[:, given], judged[:, given], owners, np.isin(given, common), resamples)
         shared = areas[np.isin(given, common)]
         overall[metric] = Score(float(shared.mean()) if len(shared) else np.nan, 0.5, *middle)
         for place, area, (low, high) in zip(given, areas, ends, strict=True):
             per_class[names[place]][1][metric] = Score(float(area), 0.5, low, high)
     positives = {names[place]: int(some[:, place].sum()) for place in kept}
     average = "findings" if len(common) == len(kept) else f"the {len(common)} findings that each figure could be had for"
-    said = {**protocol, "average": average, "positive_images": positives, "left_out": left_out}
+    interval = f"95% of {resamples} resamples of {int(owners.max()) + 1} patients, seed 0" if resamples else "none"
+    said = {**protocol, "interval": interval, "average": average, "positive_images": positives, "left_out": left_out}
     return DirectionResult(protocol=said, queries=len(rows), candidates=len(kept), metrics=overall, per_class=per_class, counted=COUNTED)
 
 

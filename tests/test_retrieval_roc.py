@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from retrieval.roc import RESAMPLES, area_intervals, area_under_curve, mean_area
+from retrieval.roc import area_intervals, area_under_curve, mean_area
 
 
 @settings(deadline=None, max_examples=60)
@@ -40,13 +40,13 @@ def test_intervals_draw_patients_whole_and_average_within_each_resample():
     positive = np.stack([draw.random(36) < 0.4, draw.random(36) < 0.5], axis=1)
     scores = draw.normal(size=(36, 2)) + positive
     judged = np.ones_like(positive)
-    counts = np.random.default_rng(5).multinomial(12, np.full(12, 1 / 12), RESAMPLES)
+    counts = np.random.default_rng(5).multinomial(12, np.full(12, 1 / 12), 500)
     plain = []
     for drawn in counts:  # records written out as often as their patient was drawn
         rows = np.repeat(np.arange(36), drawn[owners])
         plain.append([roc_auc_score(positive[rows, place], scores[rows, place]) for place in range(2)])
 
-    ends, mean = area_intervals(scores, positive, judged, owners, np.array([True, True]), seed=5)
+    ends, mean = area_intervals(scores, positive, judged, owners, np.array([True, True]), resamples=500, seed=5)
 
     np.testing.assert_allclose(ends, np.quantile(plain, [0.025, 0.975], axis=0).T)
     np.testing.assert_allclose(mean, np.quantile(np.mean(plain, axis=1), [0.025, 0.975]))

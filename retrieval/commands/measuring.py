@@ -85,7 +85,7 @@ def evaluate(
     given |= {"only": parse_conditions(only), "where": where, **flags.given()}
     flags.check(benchmark, html=html_out is not None)
     given = flags.thaw(benchmark, given)
-    measure = _measure(benchmark, lists, given)
+    measure = _measure(benchmark, lists, given, resamples)
     check_places(json_out, html_out, flags.list_out, flags.freeze)
     with _listed_index(lists, image_root, encoder, device) as listed:
         engine = None if benchmark == "trec" else SearchEngine.load(listed or index_dir, encoder, choose_device(device))
@@ -123,7 +123,7 @@ def _listed_index(lists: Path | None, image_root: Path | None, encoder: Path | N
         yield out
 
 
-def _measure(benchmark: Benchmark, lists: Path | None, given: dict[str, Any]) -> "Callable[..., EvaluationResult]":
+def _measure(benchmark: Benchmark, lists: Path | None, given: dict[str, Any], resamples: int) -> "Callable[..., EvaluationResult]":
     """The benchmark with the options that were given; one that it does not have is wrong usage, not ignored."""
     from retrieval.protocols import BENCHMARKS
 
@@ -142,4 +142,6 @@ def _measure(benchmark: Benchmark, lists: Path | None, given: dict[str, Any]) ->
         raise typer.BadParameter(f"--direction {unknown[0]}: {benchmark} has {', '.join(directions)}")
     if lists is not None:
         options["lists"] = lists
+    if "resamples" in signature(measure).parameters:  # others leave their intervals to `add_intervals`
+        options["resamples"] = resamples
     return partial(measure, **options)
