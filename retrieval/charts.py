@@ -21,10 +21,10 @@ class Bar(NamedTuple):
 
 
 def curve_chart(curves: NDArray[np.float64], chance: float) -> Markup:
-    """Draw P@k over k on a logarithmic axis, a line for each system.
+    """Draw a figure over its k on a logarithmic axis, a line for each system.
 
     Args:
-        curves: (S, K) float64, P@1 to P@K of each system.
+        curves: (S, K) float64, the figure at 1 to K of each system.
         chance: The level of a random order, a dashed line; NaN where it is not known.
     """
     height, left, right, top, bottom = 300, 40, 14, 10, 36
@@ -49,7 +49,7 @@ def curve_chart(curves: NDArray[np.float64], chance: float) -> Markup:
     for system, curve in enumerate(curves):
         points = " ".join(f"{x(k):.1f},{y(value):.1f}" for k, value in enumerate(curve.tolist(), 1))
         parts.append(f'<polyline points="{points}" style="fill:none;stroke:var(--s{system});stroke-width:2;stroke-linejoin:round"/>')
-    return _svg(height, parts, "Precision at k of each system")
+    return _svg(height, parts, "The figure at k of each system")
 
 
 def bar_chart(names: Sequence[str], bars: Sequence[Sequence[Bar]], chance: Sequence[float]) -> Markup:

@@ -50,7 +50,8 @@ class DirectionComparison:
         queries: Each system's, all in the same order.
         results: The figures of each, with intervals.
         differences: Of every system but the first.
-        curves: (systems, K) float64, P@1 to P@K as the protocol averages it.
+        curve: What is drawn over k: "P", or "R" (whether anything relevant is among the first k) where the systems were asked so.
+        curves: (systems, K) float64, its figure at 1 to K as the protocol averages it.
         apart: Queries that only some systems have, left out.
         unlike: Option to what each system says of it, where they differ.
     """
@@ -60,6 +61,7 @@ class DirectionComparison:
     queries: tuple[PerQuery, ...]
     results: tuple[DirectionResult, ...]
     differences: tuple[Difference, ...]
+    curve: str
     curves: Floats
     apart: int
     unlike: Mapping[str, tuple[Any, ...]]
@@ -110,7 +112,8 @@ def _compare(direction: str, names: tuple[str, ...], sides: Sequence[SavedDirect
         queries=tuple(queries),
         results=_with_intervals(results),
         differences=_differences(queries, [name for name in metrics if name != MEDIAN], primary, weights, macro),
-        curves=_curves(queries, weights),
+        curve="R" if primary.startswith("R@") else "P",
+        curves=_curves(queries, weights, any_hit=primary.startswith("R@")),
         apart=len(set().union(*ids)) - len(common),
         unlike=_unlike([side.protocol for side in sides]),
     )
@@ -184,11 +187,12 @@ def _most_changed(one: PerQuery, base: PerQuery, metric: str) -> tuple[int, ...]
     return tuple(order[moved[order] > 0].tolist())
 
 
-def _curves(queries: Sequence[PerQuery], weights: Floats) -> Floats:
-    """P@1 to P@K of each system, K being the ranks that all have."""
+def _curves(queries: Sequence[PerQuery], weights: Floats, *, any_hit: bool) -> Floats:
+    """P@1 to P@K of each system, or R@1 to R@K, K being the ranks that all have."""
     depth = min(each.rows.shape[1] for each in queries)
     ranks = np.arange(1, depth + 1)
-    return np.stack([weights @ (np.cumsum(ranked_hits(each)[:, :depth], axis=1) / ranks) for each in queries])
+    found = [np.cumsum(ranked_hits(each)[:, :depth], axis=1) for each in queries]
+    return np.stack([weights @ (hits > 0 if any_hit else hits / ranks) for hits in found])
 
 
 def _unlike(protocols: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:

@@ -56,19 +56,20 @@ def _direction(name: str, one: DirectionComparison, engine: SearchEngine | None,
     classes = list(base.per_class)
     bars = [[_bar(result.per_class[finding][1][one.primary]) for result in one.results] for finding in classes]
     chance = [base.per_class[finding][1][one.primary].chance for finding in classes]
-    at_one = base.metrics.get("P@5") or next((score for metric, score in base.metrics.items() if metric.startswith("P@")), None)
+    level = next((score.chance for metric, score in base.metrics.items() if metric.startswith("P@")), math.nan)  # R@k rises with k
     return {
         "name": name,
         "queries": base.queries,
         "candidates": base.candidates,
         "average": "over findings" if base.protocol.get("average") == "findings" else "over queries",
         "primary": one.primary,
+        "curve": one.curve,
         "apart": one.apart,
         "unlike": [(key.replace("_", " "), [plain_value(value) for value in values]) for key, values in one.unlike.items()],
         "interval": base.protocol.get("interval", "none"),
         "metrics": [_row(metric, _scores(one.results, metric), one.differences) for metric in base.metrics],
         "classes": [_class_row(finding, one) for finding in classes],
-        "curves": curve_chart(one.curves, at_one.chance if at_one else math.nan) if one.curves.shape[1] > 1 else None,
+        "curves": curve_chart(one.curves, level if one.curve == "P" else math.nan) if one.curves.shape[1] > 1 else None,
         "bars": bar_chart(classes, bars, chance) if classes else None,
         "changed": [_changed(one, place, engine, with_ids) for place in range(len(one.differences))],
         "protocol": [(key.replace("_", " "), plain_value(value)) for key, value in base.protocol.items()],

@@ -148,6 +148,7 @@ def test_curves_pass_through_the_measured_figures_and_queries_apart_are_left_out
 
     for place, result in enumerate(results[:2]):
         assert whole.curves[place, 9] == pytest.approx(result.directions["image-image"].metrics["P@10"].value)
+    assert whole.curve == "P"
     assert (whole.apart, cut.apart) == (0, 2)
     assert cut.results[0].queries == whole.results[0].queries - 1
 
