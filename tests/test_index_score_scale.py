@@ -1,13 +1,20 @@
 """Scores of random pairs, against closed forms: of vectors spread evenly over a circle, and over a sphere of many dimensions."""
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 import pytest
+from handmade_archive import make_encoder, write_archive
 from shard_folders import unit, write_images
 
 from index.askers import Askers
+from index.compact import compact_index
+from index.folder import build_index, open_index
+from index.index_manifest import load_index_manifest
+from index.life import add_shards
+from index.removal import remove_records
 from index.score_scale import LEVELS, ScoreScale, measure_scales
 from index.shards import open_shards
 
@@ -90,3 +97,25 @@ def test_of_scores_that_many_pairs_share_the_pairs_below_count():
 def test_a_scale_that_is_none_is_refused(change):
     with pytest.raises(ValueError, match=r"expected"):
         ScoreScale(**{"asker": "text", "drawn": "reports", "pairs": 9, "mean": 0.0, "deviation": 1.0, "quantiles": LEVELS, **change})
+
+
+def test_scales_live_with_their_index_and_an_index_without_them_still_opens(tmp_path):
+    mark = make_encoder(tmp_path / "encoder")
+    write_archive(tmp_path / "index" / "shards", range(1, 21), mark)
+    build_index(tmp_path / "index" / "shards", tmp_path / "index", tmp_path / "encoder")
+
+    def pairs() -> int:
+        return open_index(tmp_path / "index").index("images").scale("image").pairs
+
+    built = pairs()
+    remove_records(tmp_path / "index", patients=["patient0001", "patient0002"])
+    removed = pairs()
+    compact_index(tmp_path / "index")
+    compacted = pairs()
+    add_shards(tmp_path / "index", write_archive(tmp_path / "more", range(31, 41), mark))
+
+    assert built == removed == 20 * (40 - 2)  # one film of each patient asks, and is not compared with the two of its own
+    assert (compacted, pairs()) == (18 * (36 - 2), 28 * (56 - 2))
+    manifest = load_index_manifest(tmp_path / "index")
+    replace(manifest, indexes=tuple(replace(entry, scales=()) for entry in manifest.indexes)).save(tmp_path / "index")
+    assert open_index(tmp_path / "index").index("images").scale("image") is None
