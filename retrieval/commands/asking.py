@@ -81,6 +81,8 @@ def query(
     Each of --text, --label, --image and --id may be given several times, and with a weight in its name:
     --image film.png --text:0.5 "cardiomegaly" --text:-0.5 "pacemaker".
     """
+    if queries is None:  # before NumPy is there: for the products of one query, threads wait for each other longer than they work
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     terms = given_terms(ctx, {"text": text, "label": label, "image": image, "id": id})
     if bool(terms) == (queries is not None):
         raise typer.BadParameter("give one or more of --text, --label, --image and --id, or --queries FILE")
@@ -116,8 +118,6 @@ def query(
     marks = find == "reports" or (find == "images" and format == "html" and vector == "joint")
     if best_sentence is None and marks and queries is None:
         shared["best_sentence"] = True
-    if queries is None:  # before NumPy is there: for the products of one query, threads wait for each other longer than they work
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with told(verbose):
         engine = _load(index_dir, encoder, device)
         if queries is not None and out is not None:
