@@ -154,7 +154,7 @@ def label_task(
         engine: The index to be scored.
         direction: One of LABEL_DIRECTIONS.
         vector: "joint" or, for image-image, "features".
-        selection: The records that are candidates.
+        selection: The records that are candidates; of reports, which have no view, see `Selection.of_texts`.
         asking: The images that ask; by default the candidates' own selection.
         findings: Those to ask for; all that the index has labels for by default.
         uncertain: What an uncertain label counts as; queries are always images labelled positive.
@@ -172,7 +172,8 @@ def label_task(
         raise ValueError(f"{direction} with 'features' vectors: images and texts share the 'joint' ones only")
     find = "reports" if direction == "image-report" else "images"
     names = tuple(engine.table(find).findings if findings is None else findings)
-    allowed, relevance, left_out = _labelled(engine.table(find), names, uncertain, selection)
+    candidates = selection if find == "images" else selection.of_texts()
+    allowed, relevance, left_out = _labelled(engine.table(find), names, uncertain, candidates)
     askable = _askable(relevance, allowed, left_out)
     texts: tuple[str, ...] = ()
     rows: NDArray[np.int64] | None = None

@@ -99,6 +99,8 @@ def evaluate_label_precision(
             "average": "findings",
         }
         protocol |= {"prompts": "built-in" if prompts is None else "given"} if direction == "text-image" else {}
+        if task.find == "reports" and selection.speaks_of_view:
+            protocol["reports_chosen"] = "without regard to views, of which they have none"
         if direction != "text-image":
             protocol |= {"ask_splits": "as ranked" if ask_splits is None else list(ask_splits), "max_queries": max_queries, "seed": seed}
         results[direction] = score_labels(engine, task, ks, by, exclude_same_patient, denominator, protocol, measures)

@@ -129,6 +129,12 @@ class Selection:
         where = () if self.where is None else (self.where,)
         return table.matching(bind(And((*(condition.tree for condition in (*named, *self.only)), *where)), table))
 
+    @property
+    def speaks_of_view(self) -> bool:
+        """Whether a condition or the expression asks for a view, which texts have none of."""
+        written = () if self.where is None else comparisons(self.where)
+        return any(plain_column(one.column) == "view" for one in (*self.only, *written))
+
     def of_texts(self) -> "Selection":
         """Return what is left of it for records that have no view: of `where`, the parts joined by `and` that do not speak of it."""
         only = tuple(one for one in self.only if plain_column(one.column) != "view")

@@ -73,15 +73,19 @@ def _examples(engine: SearchEngine, protocol: Mapping[str, Any], findings: Seque
     if f"{found}s" not in engine.modalities:
         return
     splits, views = (None if protocol.get(name, "all") == "all" else tuple(protocol[name]) for name in ("splits", "views"))
-    only, where = tuple(parse_condition(text) for text in protocol.get("only", ())), protocol.get("where")
+    where = None if protocol.get("where") is None else parse_where(protocol["where"])
+    only = tuple(parse_condition(text) for text in protocol.get("only", ()))
+    selection = Selection(splits=splits, views=views, only=only, where=where)
+    limits = selection.of_texts() if found == "report" else selection
+    where_found = None if limits.where is None else str(limits.where)
     vector = protocol.get("vector", "joint")
-    ask = partial(Query, find=f"{found}s", vector=vector, k=EXAMPLES, splits=splits, views=views, only=only, where=where)
+    ask = partial(Query, find=f"{found}s", vector=vector, k=EXAMPLES, splits=splits, views=views, only=limits.only, where=where_found)
     if asking == "text":
         for finding in findings:
             yield _example(engine, ask(text=prompts_for(finding)[0]), finding, maps)
         return
     table = engine.table("images")
-    allowed = Selection(splits=splits, views=views, only=only, where=None if where is None else parse_where(where)).rows(table)
+    allowed = selection.rows(table)
     for finding in [name for name in table.findings if name in findings and name != "No Finding"][:at_most]:
         positive = np.flatnonzero(allowed & (table.labels([finding])[:, 0] == LabelState.POSITIVE))
         if len(positive):

@@ -10,7 +10,7 @@ from index.corpora.prompts import FINDING_PROMPTS, prompts_for
 from index.corpora.record import FINDINGS, LabelState, Record
 from index.shards import ShardRow
 from retrieval.benchmarks import label_task, pair_task, published_task
-from retrieval.filters import Selection
+from retrieval.filters import Selection, parse_where
 from retrieval.published_lists import listed_corpus, load_published_lists
 
 P, N, U = LabelState.POSITIVE, LabelState.NEGATIVE, LabelState.UNCERTAIN
@@ -185,6 +185,21 @@ def test_splits_and_views_restrict_queries_and_candidates(tmp_path):
 
     assert np.flatnonzero(task.allowed).tolist() == [2, 3]
     assert task.rows.tolist() == [2]
+
+
+def test_what_is_asked_of_the_view_chooses_the_images_that_ask_but_no_report(tmp_path):
+    images = [
+        Record(id=f"i{row}", image=Path(f"i{row}.png"), study_id=f"s{row}", split=split, view=view, labels={"Edema": P})
+        for row, (split, view) in enumerate([("test", "PA"), ("test", "AP"), ("train", "PA"), ("train", "AP")])
+    ]
+    records = [Record(id=one.study_id, image=None, study_id=one.study_id, split=one.split, labels=one.labels) for one in images]
+    reports = [ShardRow(record, text="Edema.") for record in records]
+    tables = {"images": (image_rows(images), {"joint": np.eye(4)}), "reports": (reports, {"joint": np.eye(4)})}
+    engine = make_engine(tmp_path, tables, findings=("Edema",))
+
+    task = label_task(engine, "image-report", selection=Selection(where=parse_where("view == PA and split == test")))
+
+    assert (task.rows.tolist(), np.flatnonzero(task.allowed).tolist()) == ([0], [0, 1])
 
 
 def test_the_draw_of_queries_repeats_and_keeps_its_size(tmp_path):
