@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -80,7 +80,7 @@ def build_image_cache(
 
 
 def cached_squares(
-    films: Iterable[Record],
+    films: Iterable[tuple[str, Record]],
     records: Iterable[Record],
     preprocessing: Preprocessing,
     folder: Path,
@@ -90,10 +90,11 @@ def cached_squares(
 ) -> Generator[tuple[Record, Square | str]]:
     """Make squares from larger ones in a cache, which is filled first; otherwise as decode_squares.
 
-    Films lie in them as in those of decode_squares; what differs is that each was resized twice.
+    Films lie in them as in those of decode_squares; what differs is that each was resized twice. What the cache could not
+    decode is tried again, so that the reason names the film as its record does.
 
     Args:
-        films: Those wanted, each one of `records`.
+        films: Those wanted: the id of each among `records`, and its own record, which may have a pseudonym.
         records: Those that the cache holds.
         preprocessing: Says how large the squares shall be.
         folder: The cache.
@@ -110,11 +111,13 @@ def cached_squares(
     cache = build_image_cache(records, preprocessing, folder, size, progress, workers)
     rows = {id: row for row, id in enumerate(cache.ids)}
 
-    def shrunk(record: Record) -> Square | str:
-        row = rows.get(record.id)
-        return cache.failures[record.id] if row is None else preprocessing.shrink(Fitted(cache.images[row], *cache.sizes[row]))
+    def shrunk(film: tuple[str, Record]) -> Square | str:
+        row = rows.get(film[0])
+        held = decode_square(preprocessing, size, film[1]) if row is None else Fitted(cache.images[row], *cache.sizes[row])
+        return held if isinstance(held, str) else preprocessing.shrink(held)
 
-    yield from make_ahead(films, shrunk, workers)
+    with closing(make_ahead(films, shrunk, workers)) as squares:
+        yield from ((record, square) for (_, record), square in squares)
 
 
 def cache_of(shards: Path, corpus: Mapping[str, str | None]) -> Path | None:

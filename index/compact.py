@@ -1,6 +1,6 @@
 """Compaction: an index written anew without the bytes of what was removed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from index.corpora.csvfile import read_csv
 from index.folder import draft_entries, open_parts, read_removed
 from index.generation import Progress, build_files, measure_entries, write_generation
 from index.index_manifest import IndexManifest, load_index_manifest
-from index.manifest import PRIVATE_PATHS, SHARDS_PLAN, ModalityShards, ShardsManifest
+from index.manifest import PRIVATE_COLUMNS, PRIVATE_PATHS, SHARDS_PLAN, ModalityShards, ShardsManifest
 from index.publish import PARTS, check_stored, generation_folder, generations, next_parts, publish, store_part, unfinished_parts, writing
 from index.removal import KEY_CHECK, key_check
 from index.resume import write_csv
@@ -126,12 +126,19 @@ def _forget(shards: Shards, part: Part, lives: Live) -> int:
     if cache is None or "images" not in lives or lives["images"].all():
         return 0
     ids = Shards([part]).table("images").ids(np.flatnonzero(~lives["images"]))
-    return forget(cache, set(ids) - set(_live_ids(shards)))
+    gone = set(ids) - set(_live_ids(shards))
+    return forget(cache, gone | {row["real_id"] for row in _private_rows(part) if row["id"] in gone})
 
 
 def _live_ids(shards: Shards) -> list[str]:
     table = shards.table("images")
     return table.ids(table.live_rows)
+
+
+def _private_rows(part: Part) -> Iterator[dict[str, str]]:
+    """Yield what a pseudonymised folder keeps of each image, if it does; an older one has no real ids, nor had its cache."""
+    if (part.folder / PRIVATE_PATHS).is_file():
+        yield from ({"real_id": row["id"], **row} for row in read_csv(part.folder / PRIVATE_PATHS, PRIVATE_COLUMNS[:2]))
 
 
 def _renew(folder: Path, place: Path, part: Part, lives: Live, removed: bool) -> Part | None:
@@ -166,8 +173,8 @@ def _copy_part(part: Part, lives: Live, target: Path) -> None:
     if "images" in modalities and (part.folder / PRIVATE_PATHS).is_file():
         private_folder((target / PRIVATE_PATHS).parent)
         ids = set(Shards([part]).table("images").ids(np.flatnonzero(lives["images"])))
-        paths = [(row["id"], row["path"]) for row in read_csv(part.folder / PRIVATE_PATHS, ("id", "path")) if row["id"] in ids]
-        write_csv(target / PRIVATE_PATHS, ("id", "path"), paths)
+        left = ([row[column] for column in PRIVATE_COLUMNS] for row in _private_rows(part) if row["id"] in ids)
+        write_csv(target / PRIVATE_PATHS, PRIVATE_COLUMNS, left)
         if (cache := cache_of(part.folder, part.manifest.corpus)) is not None:
             write_json(target / PRIVATE_CACHE, {"cache": str(cache)})
 

@@ -1,6 +1,7 @@
 """The images of a whole corpus, decoded once for every encoder to come."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from encoders.atomic import private_folder
@@ -14,13 +15,13 @@ from index.rows import RowPart, read_rows
 
 
 class RowFilms:
-    """The records of image rows, to be gone through as often as needed."""
+    """The records of image rows by their real ids, which caches know them by, to be gone through as often as needed."""
 
     def __init__(self, part: RowPart) -> None:
         self._part = part
 
     def __iter__(self) -> Iterator[Record]:
-        return (row.record for row in self._part)
+        return (replace(row.record, id=row.real_id or row.record.id) for row in self._part)
 
 
 def cache_corpus(

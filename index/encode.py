@@ -28,7 +28,7 @@ from index.corpora.readers import Corpus
 from index.corpora.record import Tally
 from index.encode_options import TEXT_UNITS, EncodeOptions
 from index.encode_run import EncodeRun, Progress, dimensions, evaluating, shard_rows
-from index.manifest import PRIVATE_PATHS, SHARDS_MANIFEST, ModalityShards, ShardsManifest, load_shards_manifest
+from index.manifest import PRIVATE_COLUMNS, PRIVATE_PATHS, SHARDS_MANIFEST, ModalityShards, ShardsManifest, load_shards_manifest
 from index.pseudonyms import Pseudonymiser
 from index.resume import Commit, begin, encoding, planning, read_plan, write_csv
 from index.rows import CorpusRows, RowPart, base_folder, read_rows
@@ -106,10 +106,14 @@ def encode_corpus(
 
     Raises:
         MedretError: If there is nothing to encode, no image can be decoded, more fail than may, ids are not unique, `out`
-            holds another run or other things, another process is writing there, or the disk is full.
+            holds another run or other things, another process is writing there, the disk is full, or a cache, which holds
+            real ids, lies inside of what shall be pseudonymised.
     """
     options = options or EncodeOptions()
     began = time.monotonic()
+    hidden = options.pseudonym_key is not None
+    if hidden and options.cache is not None and options.cache.resolve().is_relative_to(out.resolve()):
+        raise MedretError(f"{options.cache}: a cache holds real ids, so it must not lie in pseudonymised shards. Name another --cache")
     private_folder(out)
     tally = Tally()
     settings = {name: getattr(options, name) for name in ("text_units", "text_sections", "splits")}
@@ -216,7 +220,8 @@ def _put_beside(out: Path, rows: CorpusRows, checkpoint: Path | None, options: E
         copy_checkpoint(checkpoint, out / "encoder")  # shards go nowhere without what made them
     if options.pseudonym_key is not None and "images" in rows.parts:
         private_folder((out / PRIVATE_PATHS).parent)
-        write_csv(out / PRIVATE_PATHS, ("id", "path"), ((row.record.id, str(row.record.image)) for row in rows.parts["images"]))
+        private = ((row.record.id, str(row.record.image), row.real_id) for row in rows.parts["images"])
+        write_csv(out / PRIVATE_PATHS, PRIVATE_COLUMNS, private)
         if options.cache is not None:
             write_json(out / PRIVATE_CACHE, {"cache": str(options.cache.absolute())})
 

@@ -57,7 +57,7 @@ class EncodeOptions:
     @property
     def pixels(self) -> str:
         """How films become squares: "direct", or by way of larger squares in a cache."""
-        return "direct" if self.cache is None else f"cache {self.cache_size}"
+        return "direct" if self.cache is None else f"squares {self.cache_size}"  # "cache 512" of older versions lay a little elsewhere
 
     def rows_per_shard(self, dimensions: int) -> int:
         """Records a shard, where a record has vectors of so many numbers."""

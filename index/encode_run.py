@@ -201,11 +201,11 @@ class EncodeRun:
         if modality != "images" or not pending:
             return _nothing()
         preprocessing = self.encoder.config.preprocessing
-        films = (row.record for chunk in pending for row in part.read(chunk))
+        rows = (row for chunk in pending for row in part.read(chunk))
         if self.options.cache is None:
-            return decode_squares(films, preprocessing, preprocessing.size, self.options.workers)
+            return decode_squares((row.record for row in rows), preprocessing, preprocessing.size, self.options.workers)
         return cached_squares(
-            films,
+            ((row.real_id or row.record.id, row.record) for row in rows),
             RowFilms(part),
             preprocessing,
             self.options.cache,

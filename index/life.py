@@ -53,7 +53,7 @@ def add_options(opened: OpenedIndex, **chosen: Any) -> "EncodeOptions":
     computed = {made.compute.get(side, "float32") for side in ("images", "texts")}
     how, _, size = made.compute.get("pixels", "direct").partition(" ")
     chosen = {name: value for name, value in chosen.items() if value is not None}
-    if how == "cache":
+    if how == "squares":
         chosen = {"cache": cache_of(part.folder, made.corpus), **chosen, "cache_size": int(size)}
     return EncodeOptions(
         vectors=tuple(opened.shards.table(opened.shards.modalities[0]).dimensions),

@@ -12,6 +12,7 @@ from encoders.json_object import read_json, write_json
 SHARDS_MANIFEST = "manifest.json"
 SHARDS_PLAN = "plan.json"
 PRIVATE_PATHS = Path("private") / "paths.csv"  # in a pseudonymised shards folder: where each image really is
+PRIVATE_COLUMNS = ("id", "path", "real_id")  # of it; the last is missing in folders of older versions
 MODALITIES = ("images", "reports", "sentences")
 VECTORS = {"joint": "embedding", "features": "features"}  # what the user names: what the Arrow column is called
 SHARDS_VERSION = 1

@@ -130,7 +130,7 @@ def _read(
             units.add(unit)
         path = None if record.image is None or pseudonyms is not None else _stored(record.image, root)
         try:
-            spool.add(record if pseudonyms is None else pseudonyms.record(record), text or None, path)
+            spool.add(record if pseudonyms is None else pseudonyms.record(record), text or None, path, record.id)
         except OSError as error:
             raise _not_writable(folder, error) from error
     if not len(spool):
@@ -155,7 +155,7 @@ def _stored(image: Path, root: Path) -> str:
 
 
 class _Spool:
-    """Records in a file, a line of JSON each, with the number of every record that is an image, a report."""
+    """Records in a file, two lines of JSON each (what shards say, and what they do not), with the number of every image, every report."""
 
     def __init__(self, file: IO[bytes], cut: bool) -> None:
         self.file, self.cut, self.digest = file, cut, hashlib.sha256()
@@ -166,14 +166,15 @@ class _Spool:
     def __len__(self) -> int:
         return len(self.ends) - 1
 
-    def add(self, record: Record, text: str | None, path: str | None) -> None:
+    def add(self, record: Record, text: str | None, path: str | None, real_id: str) -> None:
         number = len(self)
         day = None if record.study_date is None else record.study_date.isoformat()
         who = [record.id, record.patient_id, record.study_id, record.view, record.split, day, record.age, record.sex]
         labels = {finding: int(state) for finding, state in sorted(record.labels.items())}
         said = json.dumps([*who, labels, record.tags, text, path]).encode()
         self.digest.update(said + b"\n")
-        line = said + b"\n" + json.dumps(None if record.image is None else os.fspath(record.image)).encode() + b"\n"
+        kept = json.dumps([None if record.image is None else os.fspath(record.image), real_id]).encode()
+        line = said + b"\n" + kept + b"\n"
         self.file.write(line)
         self.ends.append(self.ends[-1] + len(line))
         if record.image is not None:
@@ -196,11 +197,12 @@ class _Spool:
         return {modality: part for modality, part in parts.items() if part.rows}
 
     def _images(self, start: int, stop: int) -> list[ShardRow]:
-        return [ShardRow(record, path=path) for record, _, path in map(self._row, self.images[start:stop])]
+        read = map(self._row, self.images[start:stop])
+        return [ShardRow(record, path=path, real_id=real_id) for record, _, path, real_id in read]
 
     def _reports(self, start: int, stop: int) -> list[ShardRow]:
         read = map(self._row, self.reports[start:stop])
-        return [ShardRow(replace(record, id=record.study_id or record.id, view=None), text=text) for record, text, _ in read]
+        return [ShardRow(replace(record, id=record.study_id or record.id, view=None), text=text) for record, text, _, _ in read]
 
     def _sentences(self, start: int, stop: int) -> list[ShardRow]:
         first = bisect_right(self.sentences, start) - 1  # the report that row `start` is of
@@ -212,10 +214,11 @@ class _Spool:
                     rows.append(ShardRow(replace(report.record, id=f"{report.record.id}#{place}"), text=sentence))
         return rows
 
-    def _row(self, number: int) -> tuple[Record, str | None, str | None]:
+    def _row(self, number: int) -> tuple[Record, str | None, str | None, str]:
         start = self.ends[number]
-        said, image, _ = os.pread(self.file.fileno(), self.ends[number + 1] - start, start).split(b"\n")
-        return _record(json.loads(said), json.loads(image))
+        said, kept, _ = os.pread(self.file.fileno(), self.ends[number + 1] - start, start).split(b"\n")
+        image, real_id = json.loads(kept)
+        return *_record(json.loads(said), image), real_id
 
 
 def _record(said: list[Any], image: str | None) -> tuple[Record, str | None, str | None]:

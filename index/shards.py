@@ -32,11 +32,15 @@ _STRINGS = ("patient_id", "study_id", "view", "split", "sex")
 
 @dataclass(frozen=True, slots=True)
 class ShardRow:
-    """One row to write: a record with its text (reports, sentences) or its path as it shall be stored (images)."""
+    """One row to write: a record with its text (reports, sentences) or its path as it shall be stored (images).
+
+    `real_id` is what the corpus calls a pseudonymised image, and is not written.
+    """
 
     record: Record
     text: str | None = None
     path: str | None = None
+    real_id: str = ""
 
 
 class ShardWriter:

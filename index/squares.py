@@ -14,6 +14,7 @@ from encoders.preprocess import Fitted, Preprocessing
 from index.corpora.record import Record
 
 Square = npt.NDArray[np.uint8]
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -33,16 +34,16 @@ def decode_squares(
     return make_ahead(records, square, workers)
 
 
-def make_ahead(records: Iterable[Record], make: Callable[[Record], T], workers: int | None) -> Generator[tuple[Record, T]]:
+def make_ahead(records: Iterable[R], make: Callable[[R], T], workers: int | None) -> Generator[tuple[R, T]]:
     """Make the squares of records in threads, some 64 ahead of whoever takes them, in the order of the records.
 
     Args:
-        records: Taken one by one, as they are needed.
+        records: Or what names them; taken one by one, as they are needed.
         make: What gives a square, or says why there is none.
         workers: Threads; one a core by default.
     """
     threads = workers or os.cpu_count() or 1
-    waiting: deque[tuple[Record, Future[T]]] = deque()
+    waiting: deque[tuple[R, Future[T]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
             for record in records:

@@ -123,7 +123,7 @@ def mixture_notes(parts: "Sequence[ShardsManifest]") -> list[str]:
 
 def _way(compute: Mapping[str, str]) -> str:
     how, _, size = compute.get("pixels", "direct").partition(" ")
-    return f"cache of {size}-pixel squares" if how == "cache" else how
+    return {"squares": f"cache of {size}-pixel squares", "cache": f"cache of {size}-pixel squares of an older version"}.get(how, how)
 
 
 def render_index(folder: Path, manifest: "IndexManifest") -> str:

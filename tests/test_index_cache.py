@@ -205,7 +205,7 @@ def test_a_cache_serves_every_encoder_that_fits_films_alike(records, tmp_path, m
     monkeypatch.setattr(cache, "decode_square", no_decoding)
     other = Preprocessing(size=12, mean=(0.1, 0.2, 0.3))
 
-    squares = list(cached_squares(records[3:5], records, other, tmp_path / "cache", 24))
+    squares = list(cached_squares(((record.id, record) for record in records[3:5]), records, other, tmp_path / "cache", 24))
 
     assert [record.id for record, _ in squares] == ["r3", "r4"]
     film = Image.fromarray(other.square(read_image(records[3].image), 24)).crop((0, 3, 24, 3 + 18))  # 30 x 23, padded
@@ -213,7 +213,7 @@ def test_a_cache_serves_every_encoder_that_fits_films_alike(records, tmp_path, m
     expected[1 : 1 + 9] = film.resize((12, 9), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(squares[0][1], expected)
     with pytest.raises(MedretError, match="squares of 24 pixels are kept, but the encoder reads 30"):
-        list(cached_squares(records[:-1], records, Preprocessing(size=30), tmp_path / "cache", 24))
+        list(cached_squares([], records, Preprocessing(size=30), tmp_path / "cache", 24))
 
 
 def test_a_forgotten_film_is_in_no_cache_and_the_rest_is_not_decoded_again(records, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,9 +20,11 @@ from encoders.errors import MedretError
 from encoders.pixels import read_image
 from index.cache import cache_of
 from index.corpora.readers import open_corpus
+from index.corpus_cache import cache_corpus
 from index.encode import EncodeOptions, encode_corpus
 from index.manifest import load_shards_manifest
 from index.shards import open_shards
+from index.squares import decode_square
 
 REPORTS = {
     "s1": "FINDINGS: There is a small effusion. The heart is normal.",
@@ -425,7 +428,7 @@ def test_a_cached_film_is_a_smaller_square_of_a_larger_one_and_is_decoded_once(c
     monkeypatch.undo()
 
     shards = open_shards(tmp_path / "out", verify=True)
-    assert (shards.manifest.compute["pixels"], shards.manifest.corpus["cache"]) == ("cache 64", str(tmp_path / "cache"))
+    assert (shards.manifest.compute["pixels"], shards.manifest.corpus["cache"]) == ("squares 64", str(tmp_path / "cache"))
     way = encoder.config.preprocessing
     film = read_image(tmp_path / "corpus" / "films" / "i3.png")
     square = np.zeros((32, 32), np.uint8)
@@ -445,6 +448,30 @@ def test_a_pseudonymised_folder_knows_its_cache_in_private(corpus, encoder, tmp_
     manifest = load_shards_manifest(tmp_path / "out")
     assert "cache" not in manifest.corpus
     assert cache_of(tmp_path / "out", manifest.corpus) == tmp_path / "Doe^Jane"
+    with pytest.raises(MedretError, match="a cache holds real ids, so it must not lie in pseudonymised shards"):
+        encode_corpus(corpus, encoder, tmp_path / "new", options=replace(options, cache=tmp_path / "new" / "cache"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_pseudonymised_encode_takes_films_from_a_cache_of_real_ids_and_tells_none_of_them(corpus, encoder, tmp_path, monkeypatch):
+    """An image that cannot be decoded among them: the cache's reason names it by its real id."""
+    (tmp_path / "corpus" / "films" / "i5.png").write_text("no image")
+    held = cache_corpus(corpus, encoder.config.preprocessing, tmp_path / "cache", 64)
+    decoded = Mock(wraps=decode_square)
+    monkeypatch.setattr("index.cache.decode_square", decoded)
+    options = EncodeOptions(cache=tmp_path / "cache", cache_size=64)
+    encode_corpus(corpus, encoder, tmp_path / "plain", options=options)
+    encode_corpus(corpus, encoder, tmp_path / "out", options=replace(options, pseudonym_key=b"0123456789abcdef"))
+
+    assert len(held.ids) == 6 and len(list((tmp_path / "cache").glob("*.npy"))) == 1
+    assert [call.args[2].image.stem for call in decoded.call_args_list] == ["i5", "i5"]  # once more in each run, for its reason
+    plain, out = (open_shards(tmp_path / name).table("images") for name in ("plain", "out"))
+    np.testing.assert_array_equal(out.vectors("joint", np.arange(6)), plain.vectors("joint", np.arange(6)))
+    told = b"".join(told for name, told in content(tmp_path / "out").items() if not name.startswith("private"))
+    assert not [id for id, _, _ in IMAGES if id.encode() in told]
+    assert len((tmp_path / "out" / "failures.csv").read_text().splitlines()) == 2
+    with (tmp_path / "out" / "private" / "paths.csv").open(newline="") as file:
+        assert [(row["real_id"], Path(row["path"]).stem) for row in csv.DictReader(file)] == [(id, id) for id, _, _ in IMAGES]
 
 
 def test_an_encoder_is_left_as_it_was_where_trying_bfloat16_fails(corpus, encoder, tmp_path, monkeypatch):

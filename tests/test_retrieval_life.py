@@ -102,9 +102,15 @@ def test_an_archive_lives(home, tmp_path):
 
 
 def test_a_pseudonymised_archive_is_changed_with_its_key_alone(home, tmp_path):
-    index, key = tmp_path / "index", home / "key"
-    medret("build-index", home / "first", "--encoder", home / "encoder", "--out", index, "--pseudonymise", key)
+    """Its films come from a cache of real ids, which compaction takes them out of."""
+    index, key, cache = tmp_path / "index", home / "key", tmp_path / "cache"
+    told = (home / "first", "--encoder", home / "encoder", "--out")
+    medret("cache", *told, cache, "--size", 48)
+    medret("build-index", *told, index, "--pseudonymise", key, "--cache", cache, "--cache-size", 48)
     patient = patients_of(home / "first")[0]
+    films = [film.stem for film in (home / "first").glob(f"files/p*/p{patient}/*/*.jpg")]
+    (note,) = cache.glob("*.json")
+    assert films and all(film in note.read_text() for film in films)
     (tmp_path / "other").write_text("another key, another key")
     (tmp_path / "other").chmod(0o600)
 
@@ -113,8 +119,9 @@ def test_a_pseudonymised_archive_is_changed_with_its_key_alone(home, tmp_path):
     medret("add", home / "second", "--index", index, "--pseudonymise", key)
     assert "has no patient" in medret("remove", "--index", index, "--patient", patient, code=1)[1]
     assert "removed" in medret("remove", "--index", index, "--patient", patient, "--pseudonymise", key)[0]
-    medret("compact", "--index", index)
+    assert f"and {len(films)} decoded images" in medret("compact", "--index", index)[0]
 
+    assert not [note for note in cache.glob("*.json") if any(film in note.read_text() for film in films)]
     assert "every checksum right" in medret("verify", "--index", index)[0]
     assert not [path for path in index.rglob("*.csv") if f"p{patient}/" in path.read_text()]
     assert "with another key" in medret("add", home / "second", "--index", index, "--pseudonymise", tmp_path / "other", code=1)[1]
