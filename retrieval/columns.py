@@ -46,6 +46,11 @@ def plain_column(name: str) -> str:
     return _ALIASES.get(folded, folded).replace("_", " ")
 
 
+def asks_for_ids(one: Comparison) -> bool:
+    """Say whether a comparison as it was written names patients, studies or records."""
+    return plain_column(one.column).replace(" ", "_") in IDS
+
+
 def _bound(one: Comparison, table: "ShardTable") -> Tree:
     column = _find_column(one, table)
     if column in RANGES:

@@ -2,12 +2,10 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from encoders.errors import MedretError
 from index.corpora.prompts import prompts_for
@@ -16,11 +14,12 @@ from retrieval.charts import Bar, bar_chart, curve_chart
 from retrieval.comparison import Difference, DirectionComparison
 from retrieval.comparison_table import interval, known, p_value
 from retrieval.engine import SearchEngine
+from retrieval.pages import option_rows, option_words, render_page
 from retrieval.pictures import film_picture
 from retrieval.results import DirectionResult, PerQuery, Score
 from retrieval.saved_runs import ranked_hits
 from retrieval.significance import Tested
-from retrieval.tables import figure, plain_value
+from retrieval.tables import figure
 
 SHOWN = 6  # changed queries of each system
 ANSWERS = 5  # of each system to each of them
@@ -38,14 +37,10 @@ def render_comparison(comparisons: Mapping[str, DirectionComparison], engine: Se
     Raises:
         MedretError: If the index has no record of an id that is to be shown.
     """
-    environment = Environment(
-        loader=PackageLoader("retrieval", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    first = next(iter(comparisons.values()))
-    return environment.get_template("compare.html.jinja").render(
-        names=first.names,
+    return render_page(
+        "compare.html.jinja",
+        names=next(iter(comparisons.values())).names,
         directions=[_direction(name, one, engine, with_ids) for name, one in comparisons.items()],
-        version=version("medret"),
         with_ids=with_ids,
         with_films=engine is not None,
     )
@@ -65,14 +60,14 @@ def _direction(name: str, one: DirectionComparison, engine: SearchEngine | None,
         "primary": one.primary,
         "curve": one.curve,
         "apart": one.apart,
-        "unlike": [(key.replace("_", " "), [plain_value(value) for value in values]) for key, values in one.unlike.items()],
+        "unlike": [(key.replace("_", " "), [option_words(key, value, with_ids) for value in values]) for key, values in one.unlike.items()],
         "interval": base.protocol.get("interval", "none"),
         "metrics": [_row(metric, _scores(one.results, metric), one.differences) for metric in base.metrics],
         "classes": [_class_row(finding, one) for finding in classes],
         "curves": curve_chart(one.curves, level if one.curve == "P" else math.nan) if one.curves.shape[1] > 1 else None,
         "bars": bar_chart(classes, bars, chance) if classes else None,
         "changed": [_changed(one, place, engine, with_ids) for place in range(len(one.differences))],
-        "protocol": [(key.replace("_", " "), plain_value(value)) for key, value in base.protocol.items()],
+        "protocol": option_rows(base.protocol, with_ids),
     }
 
 

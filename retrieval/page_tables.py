@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from retrieval.tables import figure, plain_value
+from retrieval.pages import option_rows
+from retrieval.tables import figure
 
 
 def directions(result: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
@@ -11,7 +12,7 @@ def directions(result: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
     return result.get("directions") or {result["protocol"]["direction"]: result}
 
 
-def evaluation_table(benchmark: str, direction: str, result: Mapping[str, Any]) -> dict[str, Any]:
+def evaluation_table(benchmark: str, direction: str, result: Mapping[str, Any], *, with_ids: bool) -> dict[str, Any]:
     """Lay one direction out: a row for each average, finding and view, its protocol, and what others published."""
     names = list(result["metrics"])
     bar = next((name for name in names if name.startswith(("P@", "AUC"))), None)
@@ -31,7 +32,7 @@ def evaluation_table(benchmark: str, direction: str, result: Mapping[str, Any]) 
         "bar": bar,
         "rows": rows,
         "intervals": result["protocol"].get("interval", "") if any(cell["interval"] for row in rows for cell in row["cells"]) else "",
-        "protocol": [(key.replace("_", " "), plain_value(value)) for key, value in result["protocol"].items()],
+        "protocol": option_rows(result["protocol"], with_ids),
         "published": [_published(table) for table in result.get("published", ())],
     }
 

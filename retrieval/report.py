@@ -3,12 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from encoders.errors import MedretError
 from index.corpora.prompts import prompts_for
@@ -17,6 +15,7 @@ from retrieval.engine import Answer, Hit, Query, SearchEngine
 from retrieval.filters import Selection, parse_condition, parse_where
 from retrieval.maps import FilmMap, draw_map
 from retrieval.page_tables import directions, evaluation_table
+from retrieval.pages import note_without_ids, render_page
 from retrieval.pictures import film_picture
 from retrieval.tables import answer_notes, percentile_figure
 from retrieval.terms import Term
@@ -61,7 +60,7 @@ def render_evaluation(engine: SearchEngine, result: Mapping[str, Any], *, with_i
         maps: Lay over each example's films where they are like the query.
     """
     found = directions(result)
-    tables = [evaluation_table(str(result["benchmark"]), name, one) for name, one in found.items()]
+    tables = [evaluation_table(str(result["benchmark"]), name, one, with_ids=with_ids) for name, one in found.items()]
     shown = [example for one in found.values() for example in _examples(engine, one["protocol"], list(one["per_class"]), maps)]
     lead = "Each figure beside what a random order would reach."
     return _render(f"medret evaluate {result['benchmark']}", lead, shown, tables, engine, with_ids)
@@ -72,7 +71,7 @@ def _examples(engine: SearchEngine, protocol: Mapping[str, Any], findings: Seque
     asking, _, found = protocol["direction"].partition("-")
     if f"{found}s" not in engine.modalities:
         return
-    splits, views = (None if protocol.get(name, "all") == "all" else tuple(protocol[name]) for name in ("splits", "views"))
+    splits, views = (tuple(named) if isinstance(named := protocol.get(name), list) else None for name in ("splits", "views"))
     where = None if protocol.get("where") is None else parse_where(protocol["where"])
     only = tuple(parse_condition(text) for text in protocol.get("only", ()))
     selection = Selection(splits=splits, views=views, only=only, where=where)
@@ -114,10 +113,8 @@ def _maps(engine: SearchEngine, answer: Answer) -> dict[str, FilmMap]:
 def _render(
     title: str, lead: str, shown: Sequence[_Shown], tables: Sequence[Mapping[str, Any]], engine: SearchEngine, with_ids: bool
 ) -> str:
-    environment = Environment(
-        loader=PackageLoader("retrieval", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("results.html.jinja").render(
+    return render_page(
+        "results.html.jinja",
         title=title,
         lead=lead,
         answers=[_answer(engine, one, with_ids) for one in shown],
@@ -125,7 +122,6 @@ def _render(
         has_maps=any(one.maps for one in shown),
         has_films=any(hit.modality == "images" for one in shown for hit in one.answer.hits),
         encoder=engine.fingerprint,
-        version=version("medret"),
         with_ids=with_ids,
     )
 
@@ -138,7 +134,7 @@ def _answer(engine: SearchEngine, shown: _Shown, with_ids: bool) -> dict[str, An
         "terms": terms,
         "without": query.without,
         "summary": f"{' + '.join(term['kind'] for term in terms)} → {query.find}{about}",
-        "notes": [_without_ids(note, query) if not with_ids else note for note in answer_notes(shown.answer)],
+        "notes": [note if with_ids else note_without_ids(note, query) for note in answer_notes(shown.answer)],
         "hits": [_hit(hit, shown, with_ids) for hit in shown.answer.hits],
     }
 
@@ -152,14 +148,6 @@ def _term(engine: SearchEngine, term: Term, weighted: bool, with_ids: bool) -> d
         "weight": f"{term.weight:+g}" if weighted else None,
         "name": str(term.value) if with_ids and term.kind in ("id", "image") else None,
     }
-
-
-def _without_ids(note: str, query: Query) -> str:
-    """A note with the conditions that may name a patient or a record left out."""
-    conditions = [*map(str, query.only), *([query.where] if query.where is not None else [])]
-    for condition in (text for text in conditions if "id" in text):
-        note = note.replace(condition, "a condition on ids")
-    return note
 
 
 def _hit(hit: Hit, shown: _Shown, with_ids: bool) -> dict[str, Any]:

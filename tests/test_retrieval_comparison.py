@@ -175,6 +175,17 @@ def test_the_page_names_no_record_unless_asked_to(results, tmp_path):
     assert not re.search(r"(src|href)=\"(?!data:)", page)
 
 
+def test_the_page_names_nobody_that_conditions_name_unless_asked_to(tmp_path):
+    limits = [{"where": "patient != p3"}, {"where": "patient_id != p7"}]
+    runs = [saved(evaluated(tmp_path / str(seed), seed, **limit), tmp_path / f"run{seed}") for seed, limit in enumerate(limits)]
+    compared = compare_runs(runs)
+
+    page, named = render_comparison(compared), render_comparison(compared, with_ids=True)
+
+    assert page.count("a condition on ids") == 3  # of both where they differ, and of the first
+    assert re.findall(r"p[37]\b", page) == [] != re.findall(r"p[37]\b", named)
+
+
 def test_what_was_frozen_is_repeated_or_named(results, tmp_path):
     frozen = json.loads(json.dumps(freeze(results[0], {"ks": (5, 10)}, "e1")))
 

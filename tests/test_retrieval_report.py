@@ -18,6 +18,7 @@ from index.shards import ShardRow
 from retrieval.answers import Answer, Query
 from retrieval.encoding import encode_films
 from retrieval.evaluation import evaluate_label_precision
+from retrieval.filters import parse_condition
 from retrieval.maps import draw_map
 from retrieval.report import render_answers, render_evaluation
 from retrieval.tables import encoding_notes, figure, plain_value, render_answer, render_encoding, render_metrics, render_result
@@ -113,8 +114,12 @@ def test_a_score_is_read_against_random_pairs_where_they_were_measured(engine):
     assert re.findall(r"above ([\d.]+) % of random pairs", page) == ["98.8"]
 
 
-def test_conditions_on_ids_are_kept_off_a_page_without_ids(engine):
-    answer = engine.search(Query(id="record-0", k=5, where='patient_id == "patient-1"'))  # two of them: a note says so
+@pytest.mark.parametrize(
+    "limit",
+    [{"where": 'patient_id == "patient-1"'}, {"where": 'Patient == "patient-1"'}, {"only": (parse_condition("PATIENT=patient-1"),)}],
+)
+def test_conditions_on_ids_are_kept_off_a_page_without_ids(engine, limit):
+    answer = engine.search(Query(id="record-0", k=5, **limit))  # two of them: a note says so
     assert any("patient-1" in note for note in answer.notes)
 
     assert "patient-1" not in render_answers(engine, [answer])
@@ -179,6 +184,24 @@ def test_an_evaluation_shows_each_direction_and_marks_hits_by_their_label(engine
     first = page[page.index('<section class="answer">') : page.index("</section>")]
     assert first.count("✓") == relevant
     assert first.count("✗") == len(shown.hits) - relevant
+
+
+def test_an_evaluation_names_nobody_that_its_conditions_name_unless_asked_to(engine):
+    limits = {"where": "patient != patient-2", "only": (parse_condition("STUDY=study-0,study-1"),)}
+    result = evaluate_label_precision(engine, directions=["image-image"], ks=[1], exclude_same_patient=False, **limits).to_dict()
+    named = ("patient-2", "study-0")
+
+    page, with_ids = (render_evaluation(engine, result, with_ids=with_ids) for with_ids in (False, True))
+
+    assert not any(name in page for name in named)
+    assert all(name in with_ids for name in named)
+
+
+def test_views_that_a_protocol_says_in_words_limit_no_example(engine):
+    result = evaluate_label_precision(engine, directions=["image-image"], ks=[1]).to_dict()
+    result["protocol"]["views"] = "frontal"
+
+    assert render_evaluation(engine, result).count('<article class="hit">') == 4  # all films of the other two patients
 
 
 def test_examples_keep_to_the_directions_splits_and_views_of_the_protocol(tmp_path):
@@ -271,7 +294,8 @@ def test_what_encoding_left_out_or_cut_is_said_and_what_did_not_happen_is_not():
     nothing = {"failures": 0, "texts_cut": 0, "without_text": 4, "left_out": {}, "shards": 3, "resumed_shards": 0, "done": {}}
     nothing |= {"complete": True, "compute": {}, "seconds": 0.0, "rates": {}, "peak_rss": 0}
     clean = EncodeSummary(folder=Path("shards"), encoder="abc", images=1200, reports=0, sentences=0, **nothing)
-    faulty = replace(clean, compute={"pixels": "cache 512"}, reports=7, failures=2, texts_cut=5, left_out={"no file": 3}, resumed_shards=1)
+    amiss = {"reports": 7, "failures": 2, "texts_cut": 5, "left_out": {"no file": 3}, "resumed_shards": 1}
+    faulty = replace(clean, compute={"pixels": "squares 512"}, **amiss)
 
     assert render_encoding(clean) == "shards: 1,200 images by encoder abc"
     assert encoding_notes(clean, 64, pseudonymised=False) == []  # without reports, studies without text are no matter
