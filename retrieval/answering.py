@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -57,7 +58,7 @@ def answer_queries(engine: Searches, queries: Sequence[Query]) -> list[Answer]:
             alike.setdefault((query.find, query.vector, id(search.allowed), search.depth, search.plan), []).append(search)
         for group in alike.values():
             _rank(engine, group)
-    return [_finish(engine, search, hits) for search, hits in zip(searches, _hits(engine, searches), strict=True)]
+    return [_finish(search, hits) for search, hits in zip(searches, _marked(engine, searches, _hits(engine, searches)), strict=True)]
 
 
 def _begin(engine: Searches, question: Question) -> Search:
@@ -113,12 +114,26 @@ def _ranked(engine: Searches, search: Search) -> Ranked:
     return Ranked(rows, scores, None if scale is None else scale.percentile(scores), query.offset + 1)
 
 
-def _finish(engine: Searches, search: Search, hits: tuple[Hit, ...]) -> Answer:
+def _marked(engine: Searches, searches: Sequence[Search], hits: Sequence[tuple[Hit, ...]]) -> list[tuple[Hit, ...]]:
+    """The hits, with their best sentences where these are wanted: one look-up for all that want them alike goes through columns once."""
+    marked = list(hits)
+    alike: dict[tuple[str, bool], list[int]] = {}
+    for place, search in enumerate(searches):
+        query = search.question.query
+        if query.best_sentence or (query.best_sentence is None and query.find == "reports"):
+            alike.setdefault((query.vector, query.best_sentence is not None), []).append(place)
+    for (vector, encode), places in alike.items():
+        asked = np.repeat([searches[place].question.vector[0] for place in places], [len(hits[place]) for place in places], axis=0)
+        found = iter(mark_sentences(engine, asked, [hit for place in places for hit in hits[place]], vector, encode=encode))
+        for place in places:
+            marked[place] = tuple(islice(found, len(hits[place])))
+    return marked
+
+
+def _finish(search: Search, hits: tuple[Hit, ...]) -> Answer:
     question, query = search.question, search.question.query
     if shortage := search.shortage():
         question.notes.append(shortage)
-    if query.best_sentence or (query.best_sentence is None and query.find == "reports"):
-        hits = mark_sentences(engine, question.vector[0], hits, query.vector, encode=query.best_sentence is not None)
     return Answer(
         query=query,
         hits=hits,

@@ -65,7 +65,7 @@ def best_sentences(
 
     Args:
         engine: The index.
-        query: (D,) float32, unit L2 norm.
+        query: (D,) float32, unit L2 norm; or (hits, D), the query of each hit, so that one look-up serves many queries.
         hits: Reports, or images with the reports of their studies.
         vector: "joint" or "features": of which kind `query` is.
         encode: Whether sentences that the index does not hold are encoded; else their hits get None.
@@ -82,10 +82,11 @@ def best_sentences(
     held = _held(engine, hits, spans, vector)
     missing = list(dict.fromkeys(span.sentence for own, mine in zip(spans, held, strict=True) if mine is None for span in own))
     encoded = dict(zip(missing, engine.encode_texts(missing, vector), strict=True)) if encode and missing else {}
+    queries = np.broadcast_to(query, (len(hits), query.shape[-1]))
     best: list[BestSentence | None] = []
-    for own, mine in zip(spans, held, strict=True):
+    for asked, own, mine in zip(queries, spans, held, strict=True):
         vectors = mine if mine is not None or not encoded or not own else np.stack([encoded[span.sentence] for span in own])
-        best.append(None if vectors is None else _best(own, vectors @ query))
+        best.append(None if vectors is None else _best(own, vectors @ asked))
     return best
 
 

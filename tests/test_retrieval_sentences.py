@@ -96,6 +96,23 @@ def test_sentences_that_are_held_are_not_encoded_and_others_only_where_they_are_
     ]
 
 
+def test_queries_together_get_the_sentences_of_queries_one_by_one_by_a_single_look_up(engines, monkeypatch):
+    texts = ["edema", "rib fracture", "normal heart", "clear lungs"]
+    asked = [Query(text=text, find="reports", k=k, vector=vector) for k, text in enumerate(texts, 1) for vector in ("joint", "features")]
+    asked.append(Query(text="edema", find="reports", best_sentence=False))
+    alone = [engines["cut"].search(query).hits for query in asked]
+    sentences, looked = engines["cut"].table("sentences"), []
+    find = type(sentences).rows_of
+    monkeypatch.setattr(type(sentences), "rows_of", lambda table, *what: looked.append(table.modality) or find(table, *what))
+
+    together = [answer.hits for answer in engines["cut"].search_all(asked)]
+
+    assert [[hit.sentence for hit in hits] for hits in together] == [[hit.sentence for hit in hits] for hits in alone]
+    assert len({hit.sentence for hits in together for hit in hits} - {None}) > 2
+    assert {hit.sentence for hit in together[-1]} == {None}
+    assert looked.count("sentences") == 2  # for joint vectors, and for features
+
+
 def test_an_image_has_the_best_sentence_of_its_report_but_not_by_features(tmp_path):
     reports = [ShardRow(Record(id="s", image=None, study_id="s"), text="Edema. Fracture.")]
     cut = [ShardRow(Record(id=f"s#{place}", image=None, study_id="s"), text=text) for place, text in ((1, "Edema."), (2, "Fracture."))]
