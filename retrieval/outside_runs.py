@@ -1,7 +1,7 @@
 """Runs of other systems, scored as our own are."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.errors import MedretError
-from encoders.json_object import read_json
 from retrieval.figures import direction_result
 from retrieval.measures import COMPLETE, MEASURES, Measure, chance_measures, measure_rankings
 from retrieval.metrics import Denominator, chance_ranks
 from retrieval.results import EvaluationResult, PerQuery
-from retrieval.saved_runs import CANDIDATES, QRELS, QUERIES, RESULT, RUN, SavedDirection, SavedRun, describe_queries, read_queries
+from retrieval.saved_runs import (
+    CANDIDATES,
+    QRELS,
+    QUERIES,
+    RESULT,
+    RUN,
+    SavedDirection,
+    SavedRun,
+    describe_answers,
+    describe_queries,
+    read_directions,
+    read_queries,
+)
 from retrieval.trec import JudgedRun, Qrels, Run, judge_run, read_qrels, read_run, token
 
 
@@ -23,7 +34,7 @@ from retrieval.trec import JudgedRun, Qrels, Run, judge_run, read_qrels, read_ru
 class _Beside:
     """What a saved evaluation keeps beside its judgements."""
 
-    protocol: dict[str, Any]
+    protocol: Mapping[str, Any]
     queries: list[dict[str, Any]]
     candidates: frozenset[str]
 
@@ -100,7 +111,7 @@ def load_outside(run: Path, qrels: Path, *, complete: bool = False) -> SavedRun:
     assert scored.per_query is not None
     name = qrels.name.removesuffix(QRELS).removesuffix(qrels.suffix)
     held = SavedDirection(protocol=scored.protocol, candidates=scored.candidates, queries=scored.per_query)
-    return SavedRun(name=run.name.removesuffix(RUN).removesuffix(run.suffix), benchmark=result.benchmark, directions={name: held})
+    return SavedRun(name=run.name.removesuffix(RUN).removesuffix(run.suffix), directions={name: held})
 
 
 def _per_query(
@@ -125,15 +136,10 @@ def _per_query(
         chance[f"R@{k}"] = _chance_of_any(relevant, described["reachable"], k)
     return PerQuery(
         **described,
+        **describe_answers(run.documents, rows, hits),
         scores=scores,
         chance=chance,
         find="documents",
-        rows=rows,
-        cosines=np.full(rows.shape, np.nan, dtype=np.float32),
-        candidates=np.array(run.documents, dtype=object),
-        gallery=np.ones(len(run.documents), dtype=np.bool_),
-        relevant=lambda query: rows[query][hits[query]],
-        struck=lambda query: rows[query][:0],
     )
 
 
@@ -151,12 +157,11 @@ def _described(ids: Sequence[str], qrels: Qrels, relevant: NDArray[np.int64], be
         saved = [
             one | {"relevant": count, "candidates": len(qrels.documents)} for one, count in zip(strange, relevant.tolist(), strict=True)
         ]
-        return describe_queries(saved) | {"unit": "queries"}
+        return describe_queries(saved, "") | {"unit": "queries"}
     known = {token(one["id"]): one for one in beside.queries}
     if missing := [id for id in ids if id not in known]:
         raise MedretError(f"{qrels.name}: {len(missing)} of its queries are not in the {QUERIES} file beside it, the first is {missing[0]}")
-    unit = "prompts" if beside.protocol["direction"].startswith("text") else "patients"
-    return describe_queries([known[id] for id in ids]) | {"unit": unit}
+    return describe_queries([known[id] for id in ids], beside.protocol["direction"])
 
 
 def _beside(qrels: Path) -> _Beside | None:
@@ -164,10 +169,8 @@ def _beside(qrels: Path) -> _Beside | None:
     places = [_sibling(qrels, QUERIES), _sibling(qrels, CANDIDATES), qrels.parent / RESULT]
     if not qrels.name.endswith(QRELS) or not all(place.is_file() for place in places):
         return None
-    result = read_json(places[2])
-    each = result.get("directions") or {result["protocol"]["direction"]: result}
     name = qrels.name.removesuffix(QRELS)
-    protocol = next((one["protocol"] for direction, one in each.items() if token(direction) == name), None)
+    protocol = next((one["protocol"] for direction, one in read_directions(qrels.parent).items() if token(direction) == name), None)
     if protocol is None:
         return None
     return _Beside(

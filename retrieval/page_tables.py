@@ -4,23 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from retrieval.pages import option_rows
-from retrieval.tables import figure
-
-
-def directions(result: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    """The result of each direction, by its name."""
-    return result.get("directions") or {result["protocol"]["direction"]: result}
+from retrieval.tables import figure, result_rows
 
 
 def evaluation_table(benchmark: str, direction: str, result: Mapping[str, Any], *, with_ids: bool) -> dict[str, Any]:
     """Lay one direction out: a row for each average, finding and view, its protocol, and what others published."""
     names = list(result["metrics"])
     bar = next((name for name in names if name.startswith(("P@", "AUC"))), None)
-    first = "macro" if result["per_class"] else "all"
-    rows = [_row(first, result["queries"], result["metrics"], names, bar, "overall")]
-    rows += [_row(name, result["queries"], metrics, names, bar, "overall") for name, metrics in result.get("other_average", {}).items()]
-    for kind, groups in (("finding", result["per_class"]), ("view", result.get("per_view", {}))):
-        rows += [_row(name, metrics["queries"], metrics, names, bar, kind) for name, metrics in groups.items()]
+    rows = [_row(kind, name, metrics, names, bar) for kind, name, metrics in result_rows(result)]
     return {
         "benchmark": benchmark,
         "direction": direction,
@@ -37,11 +28,11 @@ def evaluation_table(benchmark: str, direction: str, result: Mapping[str, Any], 
     }
 
 
-def _row(name: str, queries: int, metrics: Mapping[str, Any], names: Sequence[str], bar: str | None, kind: str) -> dict[str, Any]:
+def _row(kind: str, name: str, metrics: Mapping[str, Any], names: Sequence[str], bar: str | None) -> dict[str, Any]:
     drawn = metrics.get(bar, {}) if bar else {}
     return {
-        "name": f"view {name}" if kind == "view" else name,
-        "queries": queries,
+        "name": name,
+        "queries": metrics["queries"],
         "kind": kind,
         "cells": [_cell(metrics.get(metric)) for metric in names],
         "bar_value": _percent(drawn.get("value")),

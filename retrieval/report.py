@@ -14,9 +14,10 @@ from index.corpora.record import LabelState
 from retrieval.engine import Answer, Hit, Query, SearchEngine
 from retrieval.filters import Selection, parse_condition, parse_where
 from retrieval.maps import FilmMap, draw_map
-from retrieval.page_tables import directions, evaluation_table
+from retrieval.page_tables import evaluation_table
 from retrieval.pages import note_without_ids, render_page
 from retrieval.pictures import film_picture
+from retrieval.results import result_directions
 from retrieval.tables import answer_notes, percentile_figure
 from retrieval.terms import Term
 
@@ -59,7 +60,7 @@ def render_evaluation(engine: SearchEngine, result: Mapping[str, Any], *, with_i
         with_ids: Name patients, studies, records and paths; otherwise none of them appears.
         maps: Lay over each example's films where they are like the query.
     """
-    found = directions(result)
+    found = result_directions(result)
     tables = [evaluation_table(str(result["benchmark"]), name, one, with_ids=with_ids) for name, one in found.items()]
     shown = [example for one in found.values() for example in _examples(engine, one["protocol"], list(one["per_class"]), maps)]
     lead = "Each figure beside what a random order would reach."

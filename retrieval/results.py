@@ -134,3 +134,8 @@ class EvaluationResult:
         }
         primary = next(iter(each.values()))
         return {**primary, "directions": each} if len(each) > 1 else primary
+
+
+def result_directions(result: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """Return each direction of what `EvaluationResult.to_dict` returned, by its name; KeyError where it did not."""
+    return result["directions"] if "directions" in result else {result["protocol"]["direction"]: result}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from encoders.atomic import whole_folder
 from encoders.errors import MedretError
 from encoders.json_object import read_json, write_json
-from retrieval.results import EvaluationResult, PerQuery
+from retrieval.results import EvaluationResult, PerQuery, result_directions
 from retrieval.trec import STRUCK, read_run, token, write_qrels, write_run
 
 RESULT = "result.json"
@@ -43,7 +43,6 @@ class SavedRun:
     """An evaluation read from its folder, or an outside run that was scored."""
 
     name: str
-    benchmark: str
     directions: Mapping[str, SavedDirection]
 
 
@@ -83,9 +82,7 @@ def load_run(folder: Path) -> SavedRun:
     """
     if not (folder / RESULT).is_file():
         raise MedretError(f"{folder}: no {RESULT} in it, expected a folder made by: medret evaluate BENCHMARK --save {folder}")
-    result = read_json(folder / RESULT)
-    each = result.get("directions") or {result["protocol"]["direction"]: result}
-    held = {name: one for name, one in each.items() if (folder / f"{token(name)}{QUERIES}").is_file()}
+    held = {name: one for name, one in read_directions(folder).items() if (folder / f"{token(name)}{QUERIES}").is_file()}
     if not held:
         raise MedretError(f"{folder}: holds no {QUERIES} file, so no direction of it can be compared; save the evaluation again")
     directions = {
@@ -96,7 +93,24 @@ def load_run(folder: Path) -> SavedRun:
         )
         for name, one in held.items()
     }
-    return SavedRun(name=folder.name, benchmark=result["benchmark"], directions=directions)
+    return SavedRun(name=folder.name, directions=directions)
+
+
+def read_directions(folder: Path) -> Mapping[str, Mapping[str, Any]]:
+    """Read what a saved evaluation says of each direction, as `DirectionResult.to_dict` does.
+
+    Raises:
+        MedretError: If it is damaged.
+    """
+    result = read_json(folder / RESULT)
+    try:
+        directions = result_directions(result)
+        whole = all("direction" in one["protocol"] and "candidates" in one for one in directions.values())
+    except (KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise MedretError(f"{folder / RESULT}: is no result of an evaluation. Save the evaluation again")
+    return directions
 
 
 def ranked_hits(each: PerQuery) -> NDArray[np.bool_]:
@@ -118,9 +132,7 @@ def read_queries(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             one = json.loads(line)
-            found.append(
-                {name: one[name] for name in ("id", "finding", "view", "unit", "relevant", "candidates", "scores", "chance", "hits")}
-            )
+            found.append({name: one[name] for name in SAVED})
         except (ValueError, TypeError, KeyError) as error:
             raise MedretError(f"{path}, line {number}: no saved query ({error}). Save the evaluation again") from error
     if len({one["id"] for one in found}) < len(found):
@@ -128,7 +140,7 @@ def read_queries(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def describe_queries(saved: list[dict[str, Any]]) -> dict[str, Any]:
+def describe_queries(saved: list[dict[str, Any]], direction: str) -> dict[str, Any]:
     """Turn saved queries into the attributes of PerQuery that do not tell of answers."""
     names = tuple(dict.fromkeys(one["finding"] for one in saved if one["finding"] is not None))
     places = {name: place for place, name in enumerate(names)} | {None: -1}
@@ -140,6 +152,19 @@ def describe_queries(saved: list[dict[str, Any]]) -> dict[str, Any]:
         "views": tuple(one["view"] for one in saved),
         "answers": np.array([one["relevant"] for one in saved], dtype=np.int64),
         "reachable": np.array([one["candidates"] for one in saved], dtype=np.int64),
+        "unit": "prompts" if direction.startswith("text") else "patients",
+    }
+
+
+def describe_answers(documents: tuple[str, ...], rows: Rows, hits: NDArray[np.bool_]) -> dict[str, Any]:
+    """Turn (Q, depth) places in `documents`, and whether they are relevant, into the attributes of PerQuery that tell of answers."""
+    return {
+        "rows": rows,
+        "cosines": np.full(rows.shape, np.nan, dtype=np.float32),
+        "candidates": np.array(documents, dtype=object),
+        "gallery": np.ones(len(documents), dtype=np.bool_),
+        "relevant": lambda query: rows[query][hits[query]],
+        "struck": lambda query: rows[query][:0],
     }
 
 
@@ -224,17 +249,11 @@ def _load_queries(path: Path, run_file: Path, direction: str) -> PerQuery:
     for query, one in enumerate(saved):
         hits[query, np.array(one["hits"], dtype=np.int64) - 1] = True
     return PerQuery(
-        **describe_queries(saved),
+        **describe_queries(saved, direction),
+        **describe_answers(run.documents, rows, hits),
         scores={name: _column(saved, "scores", name) for name in saved[0]["scores"]},
         chance={name: _column(saved, "chance", name) for name in saved[0]["chance"]},
         find=f"{direction.rpartition('-')[2]}s",
-        rows=rows,
-        cosines=np.full(rows.shape, np.nan, dtype=np.float32),
-        candidates=np.array(run.documents, dtype=object),
-        gallery=np.ones(len(run.documents), dtype=np.bool_),
-        unit="prompts" if direction.startswith("text") else "patients",
-        relevant=lambda query: rows[query][hits[query]],
-        struck=lambda query: rows[query][:0],
     )
 
 

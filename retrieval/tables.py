@@ -9,6 +9,7 @@ from retrieval.answers import Answer, Hit
 from retrieval.filters import EVERYTHING
 from retrieval.published_figures import render_published
 from retrieval.question import term_name
+from retrieval.results import result_directions
 
 if TYPE_CHECKING:
     from index.encode import EncodeSummary
@@ -57,11 +58,10 @@ def answer_notes(answer: Answer) -> tuple[str, ...]:
 def render_result(result: Mapping[str, Any]) -> str:
     """Lay an evaluation out: a table for each direction with chance beside each figure, then the protocol in full."""
     blocks = []
-    for name, one in (result.get("directions") or {"": result}).items():
-        title = f"{result['benchmark']} {name}".strip()
+    for name, one in result_directions(result).items():
         published = f"\n{render_published(one['published'])}" if one.get("published") else ""
-        asked, found = one["counted"]
-        blocks.append(f"{title}: {one['queries']} {asked}, {one['candidates']} {found}\n{_metric_table(one)}\n{_protocol(one)}{published}")
+        counted = f"{one['queries']} {one['counted'][0]}, {one['candidates']} {one['counted'][1]}"
+        blocks.append(f"{result['benchmark']} {name}: {counted}\n{_metric_table(one)}\n{_protocol(one)}{published}")
     return "\n\n".join(blocks)
 
 
@@ -152,26 +152,27 @@ def _columns(hits: Sequence[Hit], cosines: Sequence[Sequence[float]]) -> list[tu
     return columns
 
 
-def result_rows(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Name the rows of a direction's table, each with its figures and "queries": overall, the other mean, findings, views."""
+def result_rows(result: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Return the rows of a direction's table: "overall" (both means), "finding" or "view"; the name; the figures and "queries"."""
     by_query = result["protocol"].get("average") == "queries"
     overall = "all" if not result["per_class"] else "micro" if by_query else "macro"
-    rows = [(overall, {**result["metrics"], "queries": result["queries"]})]
-    rows += [(name, {**figures, "queries": result["queries"]}) for name, figures in result.get("other_average", {}).items()]
-    return [*rows, *result["per_class"].items(), *((f"{view} films", row) for view, row in result.get("per_view", {}).items())]
+    means = {overall: result["metrics"], **result.get("other_average", {})}
+    rows = [("overall", name, {**figures, "queries": result["queries"]}) for name, figures in means.items()]
+    rows += [("finding", name, figures) for name, figures in result["per_class"].items()]
+    return rows + [("view", f"{name} films", figures) for name, figures in result.get("per_view", {}).items()]
 
 
 def _metric_table(result: Mapping[str, Any]) -> str:
     """As many figures side by side as the terminal has room for, the others below them."""
     rows = result_rows(result)
     first = [
-        ["finding" if result["per_class"] else "", *(name for name, _ in rows)],
-        [result["counted"][0], *(str(row["queries"]) for _, row in rows)],
+        ["finding" if result["per_class"] else "", *(name for _, name, _ in rows)],
+        [result["counted"][0], *(str(row["queries"]) for _, _, row in rows)],
     ]
     room = max(shutil.get_terminal_size((140, 24)).columns, 80)
     blocks = [first]
     for name in result["metrics"]:
-        columns = _metric_columns(name, [row.get(name) or {"value": None, "chance": None} for _, row in rows])
+        columns = _metric_columns(name, [row.get(name) or {"value": None, "chance": None} for _, _, row in rows])
         if len(blocks[-1]) > 2 and sum(_width(column) + 2 for column in blocks[-1] + columns) > room:
             blocks.append(first)
         blocks[-1] = blocks[-1] + columns

@@ -231,12 +231,21 @@ def test_the_command_line_saves_scores_compares_and_repeats(index_dir, tmp_path)
 
     features = json.loads((tmp_path / "features" / "result.json").read_text())
     assert json.loads((tmp_path / "scored.json").read_text())["metrics"]["P@5"]["value"] == features["metrics"]["P@5"]["value"]
-    assert "trec: " in scored
+    assert "trec image-image: " in scored
     assert "difference of features" in printed
     assert "data:image/jpeg" in (tmp_path / "c.html").read_text()
     assert "P@5" in repeated
     assert re.search(r"R@1 .* \+0.000", same)
     assert "MRR" not in same  # of all ranks there, and of those written here
+
+
+@pytest.mark.parametrize("content", ["{}", '{"directions": 3}', '{"protocol": {"direction": "image-image"}}', "[]", "{"])
+def test_a_damaged_result_is_said_to_be_none(results, tmp_path, content):
+    save_run(tmp_path / "run", results[0])
+    (tmp_path / "run" / "result.json").write_text(content)
+
+    with pytest.raises(MedretError, match=r"result\.json: (is no result|not JSON|holds a list)"):
+        load_run(tmp_path / "run")
 
 
 def test_faults_on_the_command_line_are_one_line(index_dir, tmp_path):

@@ -252,7 +252,7 @@ def test_intervals_views_and_what_others_published_stand_beside_the_figures(engi
     assert page.count("<span>0.125–0.875</span><span>chance 0.250</span>") == 2
     assert page.count('<s style="left:12.5%;width:75.0%">') == 2
     assert "Below a figure: its interval, 95% of 9 resamples of 3 patients." in page
-    assert "<td>view AP</td><td>2</td>" in page
+    assert "<td>AP films</td><td>2</td>" in page
     assert "Published: Someone, 2020" in page
     assert "<td>theirs</td><td>0.750</td>" in page
     assert "But: other films" in page
@@ -273,7 +273,7 @@ def test_the_table_of_an_evaluation_puts_chance_beside_each_figure(engine):
 
     lines = render_result(result).splitlines()
 
-    assert lines[0] == "label-precision: 3 queries, 6 candidates"
+    assert lines[0] == "label-precision image-image: 3 queries, 6 candidates"
     assert lines[1].split() == ["finding", "queries", "P@1", "chance"]
     value, chance = (f"{result['metrics']['P@1'][key]:.3f}" for key in ("value", "chance"))
     assert lines[2].split() == ["macro", "3", value, chance]
