@@ -20,7 +20,6 @@ from retrieval.filters import Selection
 from retrieval.matches import rank_pairs
 from retrieval.metrics import (
     average_precision,
-    bootstrap_interval,
     chance_average_precision,
     chance_precision,
     chance_ranks,
@@ -28,6 +27,7 @@ from retrieval.metrics import (
     precision_at_k,
     recall_at_k,
 )
+from retrieval.resampling import bootstrap_interval
 from retrieval.units import judge, number_units
 
 SPLIT, VIEW = "validate", "Frontal"

@@ -1,17 +1,18 @@
 """The queries of a benchmark one by one: their names, whose they are, and what answers each."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.benchmarks import LabelTask
 from retrieval.engine import SearchEngine
 from retrieval.matches import PairRanks
 from retrieval.owners import owner_names, present
 from retrieval.results import PerQuery
-from retrieval.units import By, Judged, number_units
+from retrieval.tasks import LabelTask
+from retrieval.units import By, Judged, number_units, unit_masks
 
 if TYPE_CHECKING:
     from index.shards import ShardTable
@@ -35,26 +36,28 @@ def label_queries(
     kept = np.flatnonzero(judged.relevant > 0)
     items, findings = task.items[kept], task.classes[kept]
     asking = engine.table("images")
-    names = np.array(asking.ids(task.rows) if task.rows is not None else [f"prompt{item}" for item in range(len(task.texts))], dtype=object)
-    bears = [task.relevance.findings[place] for place in findings.tolist()]
-    ids = tuple(f"{name}|{finding}".replace(" ", "_") for name, finding in zip(names[items], bears, strict=True))
+    names = np.array(asking.ids(task.rows) if task.rows is not None else _prompt_names(task), dtype=object)
+    bears = [f"|{task.relevance.findings[place]}" if place >= 0 else "" for place in findings.tolist()]
+    ids = tuple(f"{name}{finding}".replace(" ", "_") for name, finding in zip(names[items], bears, strict=True))
     owners = np.arange(len(names)) if task.rows is None else number_owners(asking, task.rows)
     views = np.full(len(names), None, dtype=object) if task.rows is None else asking.column("view")[task.rows]
     table = engine.table(task.find)
     units = number_units(table, by)
 
     def relevant(place: int) -> NDArray[np.int64]:
-        bit = task.relevance.bits[findings[place]]
-        rows = np.flatnonzero(task.allowed & ((task.relevance.judged & task.relevance.positive & bit) != 0))
+        mask = task.asked[kept[place]]
+        gallery = task.gallery(mask)
+        held = unit_masks(task, gallery, units) if by == "study" and task.exact else task.relevance.positive
+        rows = np.flatnonzero(gallery & task.answers(held, mask))
         heads = rows[np.unique(units[rows], return_index=True)[1]]
         gone = heads[:0] if judged.left_out is None else judged.left_out[items[place]]
         return np.sort(heads[~np.isin(units[heads], units[gone])])
 
     def struck(place: int) -> NDArray[np.int64]:
-        unjudged = (task.relevance.judged & task.relevance.bits[findings[place]]) == 0
+        gone = ~task.gallery(task.asked[kept[place]])
         if judged.left_out is not None:
-            unjudged[judged.left_out[items[place]]] = True
-        return np.flatnonzero(task.allowed & unjudged)
+            gone[judged.left_out[items[place]]] = True
+        return np.flatnonzero(task.allowed & gone)
 
     return PerQuery(
         ids=ids,
@@ -75,6 +78,16 @@ def label_queries(
         relevant=relevant,
         struck=struck,
     )
+
+
+def _prompt_names(task: LabelTask) -> list[str]:
+    """Name each text by its place among those of its finding, from 0: whatever else can be asked for, it has the same name."""
+    seen: Counter[int] = Counter()
+    names = []
+    for place in task.classes.tolist():  # texts are queries, one by one
+        names.append(f"prompt{seen[place]}")
+        seen[place] += 1
+    return names
 
 
 def pair_queries(pairs: PairRanks, by: By, scores: Mapping[str, Floats], chance: Mapping[str, Floats]) -> PerQuery:

@@ -1,8 +1,7 @@
 """The benchmarks: which queries are put to which candidates, and what counts as relevant."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,8 @@ from retrieval.engine import SearchEngine
 from retrieval.filters import EVERYTHING, Selection
 from retrieval.owners import present
 from retrieval.published_lists import PublishedLists, list_labels, missing_images
-from retrieval.qrels import STATES, LabelRelevance, UncertainPolicy, number_texts, read_relevance
+from retrieval.qrels import STATES, LabelRelevance, Rule, UncertainPolicy, number_texts, read_relevance
+from retrieval.tasks import LabelTask, PairTask
 
 if TYPE_CHECKING:
     from index.shards import ShardTable
@@ -23,64 +23,6 @@ if TYPE_CHECKING:
 PUBLISHED_DIRECTIONS = ("image-image", "text-image", "image-text")
 LABEL_DIRECTIONS = ("text-image", "image-image", "image-report")
 RECALL_DIRECTIONS = ("image-report", "report-image")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelTask:
-    """One direction of a benchmark whose relevance comes from labels.
-
-    U items are asked about; an item that stands for several findings is several of the Q queries.
-
-    Attributes:
-        direction: "text-image", "image-image" or "image-report".
-        find: The modality that is ranked.
-        vector: "joint" or "features".
-        relevance: Labels of the rows of `find`.
-        allowed: (rows,) bool, the candidates.
-        texts: The U items where they are texts.
-        rows: (U,) int64 rows of the "images" where the items are images.
-        items: (Q,) int64, the item of each query.
-        classes: (Q,) int64, the finding of each query, as a place in `relevance.findings`.
-        struck: For each item the rows of `find` that it must not find, beside those that an option leaves out; None for none.
-        left_out: Reason to the number of records or queries that it removed.
-    """
-
-    direction: str
-    find: str
-    vector: str
-    relevance: LabelRelevance
-    allowed: NDArray[np.bool_]
-    texts: tuple[str, ...] = ()
-    rows: NDArray[np.int64] | None = None
-    items: NDArray[np.int64]
-    classes: NDArray[np.int64]
-    struck: tuple[NDArray[np.int64], ...] | None = None
-    left_out: Mapping[str, int] = field(default_factory=dict)
-
-    def vectors(self, engine: SearchEngine) -> NDArray[np.float32]:
-        """Return the (U, D) float32 vectors of the items."""
-        if self.rows is None:
-            return engine.encode_texts(self.texts, self.vector)
-        return engine.stored_vectors("images", self.rows, self.vector)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairTask:
-    """Images and the report of each image's study, identical texts counted once.
-
-    Attributes:
-        images: (I,) int64 rows of the images that have a report.
-        image_text: (I,) int64, the text of each image's study, from 0 to T - 1.
-        image_study: (I,) int64, equal for the images of a study.
-        texts: (T,) int64, for each distinct text the first row of the reports that bears it.
-        left_out: Reason to the number of records that it removed.
-    """
-
-    images: NDArray[np.int64]
-    image_text: NDArray[np.int64]
-    image_study: NDArray[np.int64]
-    texts: NDArray[np.int64]
-    left_out: Mapping[str, int]
 
 
 def published_task(engine: SearchEngine, lists: PublishedLists, direction: str, vector: str) -> LabelTask:
@@ -145,10 +87,12 @@ def label_task(
     max_queries: int | None = None,
     seed: int = 0,
     prompts: Mapping[str, Sequence[str]] | None = None,
+    rule: Rule = "finding",
 ) -> LabelTask:
     """Set up one direction of label-precision.
 
-    Texts ask with the built-in prompts of each finding; images ask for each finding that they are positive for.
+    Texts ask with the built-in prompts of each finding; images ask for each finding that they are positive for, or, by another rule
+    than "finding", once for all of these. By the rule "exact" an image asks whose labels are known for every finding.
 
     Args:
         engine: The index to be scored.
@@ -157,19 +101,24 @@ def label_task(
         selection: The records that are candidates; of reports, which have no view, see `Selection.of_texts`.
         asking: The images that ask; by default the candidates' own selection.
         findings: Those to ask for; all that the index has labels for by default.
-        uncertain: What an uncertain label counts as; queries are always images labelled positive.
+        uncertain: What an uncertain label counts as; queries are always images labelled positive. By the rule "exact" this holds
+            for the labels of the image that asks, too.
         max_queries: Image queries of each finding, drawn without replacement; None takes all.
         seed: Of that draw.
         prompts: Finding to texts, instead of the built-in ones.
+        rule: Which candidates answer an image, one of `RULES`.
 
     Raises:
-        MedretError: If nothing in the selection is labelled, or no finding has a positive candidate.
+        MedretError: If nothing in the selection is labelled, no finding has a positive candidate, no image can ask, or texts are to
+            ask by another rule than "finding".
         ValueError: If the direction is not known, or texts are to be compared with features of images.
     """
     if direction not in LABEL_DIRECTIONS:
         raise ValueError(f"direction is {direction!r}, expected one of {LABEL_DIRECTIONS}")
     if vector == "features" and direction != "image-image":
         raise ValueError(f"{direction} with 'features' vectors: images and texts share the 'joint' ones only")
+    if direction == "text-image" and rule != "finding":
+        raise MedretError(f"--relevance {rule} compares the findings of two records, and in text-image a text asks. Take finding")
     find = "reports" if direction == "image-report" else "images"
     names = tuple(engine.table(find).findings if findings is None else findings)
     candidates = selection if find == "images" else selection.of_texts()
@@ -177,11 +126,21 @@ def label_task(
     askable = _askable(relevance, allowed, left_out)
     texts: tuple[str, ...] = ()
     rows: NDArray[np.int64] | None = None
+    several: NDArray[Any] | None = None
     if direction == "text-image":
         texts, classes = _text_queries(names, askable, prompts or {})
         items = np.arange(len(texts))
     else:
-        rows, items, classes = _image_queries(engine.table("images"), names, askable, asking or selection, max_queries, seed)
+        images = engine.table("images")
+        may_ask = (asking or selection).rows(images)
+        if rule != "finding":
+            labels = images.labels(names)
+            told = read_relevance(labels, names, uncertain if rule == "exact" else "negative")
+            if rule == "exact":
+                may_ask &= _known(told, may_ask, left_out)
+        rows, items, classes = _image_queries(images, names, askable, may_ask, max_queries, seed)
+        if rule != "finding":
+            several, items, classes = told.positive[rows], np.arange(len(rows)), np.full(len(rows), -1)
     return LabelTask(
         direction=direction,
         find=find,
@@ -192,6 +151,8 @@ def label_task(
         rows=rows,
         items=items,
         classes=classes,
+        several=several,
+        rule=rule,
         left_out=left_out,
     )
 
@@ -224,6 +185,14 @@ def _askable(relevance: LabelRelevance, allowed: NDArray[np.bool_], left_out: di
     return [place for place, count in enumerate(counts) if count]
 
 
+def _known(told: LabelRelevance, may_ask: NDArray[np.bool_], left_out: dict[str, int]) -> NDArray[np.bool_]:
+    """The images whose labels are known for every finding, (rows,) bool; those that ask for some and are not are counted in `left_out`."""
+    known: NDArray[np.bool_] = told.judged == np.bitwise_or.reduce(told.bits)
+    if silent := int(np.count_nonzero(may_ask & ~known & (told.positive != 0))):
+        left_out["images that do not ask, since not every finding is known of them"] = silent
+    return known
+
+
 def _text_queries(
     names: tuple[str, ...], askable: Sequence[int], prompts: Mapping[str, Sequence[str]]
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
@@ -233,11 +202,11 @@ def _text_queries(
 
 
 def _image_queries(
-    table: "ShardTable", names: tuple[str, ...], askable: Sequence[int], selection: Selection, most: int | None, seed: int
+    table: "ShardTable", names: tuple[str, ...], askable: Sequence[int], may_ask: NDArray[np.bool_], most: int | None, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """The rows of the images that ask, and for each query its place among them and that of its finding."""
     positive = table.labels(names) == LabelState.POSITIVE
-    positive &= selection.rows(table)[:, None]
+    positive &= may_ask[:, None]
     drawn = []
     for place in askable:
         rows = np.flatnonzero(positive[:, place])

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.benchmarks import LabelTask
 from retrieval.engine import SearchEngine
 from retrieval.matches import exact_scores
+from retrieval.tasks import LabelTask
 from retrieval.units import By, Judged, galleries, number_units, unit_masks
 
 _SCORES_AT_ONCE = 1 << 24  # 64 MiB of float32, and twice that of sorting keys
@@ -46,11 +46,10 @@ def rank_all(engine: SearchEngine, task: LabelTask, judged: Judged, by: By = "im
             some = items[start : start + at_once]
             order = _order(exact_scores(vectors[some], table, rows, task.vector), _struck(judged, some, rows, table.rows))
             ranked = _units_in_order(order, held, units[rows]) if by == "study" else _in_order(order, held)
-            for place in np.unique(task.classes[members]):  # a finding at a time: one bit for all queries
-                mine = members[(task.classes[members] == place) & np.isin(task.items[members], some)]
-                asked = ranked[np.searchsorted(some, task.items[mine])]
-                asked &= task.relevance.bits[place]
-                yield Ranked(mine, asked != 0)
+            theirs = members[np.isin(task.items[members], some)]
+            for mask in np.unique(task.asked[theirs]):  # one mask for all queries at a time
+                mine = theirs[task.asked[theirs] == mask]
+                yield Ranked(mine, task.answers(ranked[np.searchsorted(some, task.items[mine])], mask))
 
 
 def _struck(judged: Judged, items: Rows, rows: Rows, total: int) -> list[Rows]:

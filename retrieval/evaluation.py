@@ -10,8 +10,6 @@ from retrieval.asked import label_queries, pair_queries
 from retrieval.benchmarks import (
     LABEL_DIRECTIONS,
     RECALL_DIRECTIONS,
-    LabelTask,
-    PairTask,
     label_task,
     pair_task,
 )
@@ -22,9 +20,10 @@ from retrieval.filters import Condition, Selection, parse_where
 from retrieval.matches import PairRanks, rank_pairs
 from retrieval.measures import COMPLETE, Measure, chance_measures, measure_rankings
 from retrieval.metrics import Denominator, chance_ranks
-from retrieval.qrels import UncertainPolicy
+from retrieval.qrels import RULES, Rule, UncertainPolicy
 from retrieval.report_texts import choose_report_text
 from retrieval.results import DirectionResult, EvaluationResult
+from retrieval.tasks import LabelTask, PairTask
 from retrieval.units import By, Judged, judge, number_units
 
 
@@ -48,12 +47,15 @@ def evaluate_label_precision(
     denominator: Denominator = "k",
     measures: Sequence[Measure] = ("P",),
     prompts: Mapping[str, Sequence[str]] | None = None,
+    relevance: Rule = "finding",
 ) -> EvaluationResult:
     """Score any labelled corpus: P@k for each finding, and their mean over the findings.
 
+    By another rule of relevance than "finding" an image asks once, for all that it shows, and figures are means over the images.
+
     Args:
         engine: The index to be scored.
-        directions: Some of "text-image", "image-image" and "image-report"; all that the index allows by default.
+        directions: Some of "text-image", "image-image" and "image-report"; all that the index and the rule allow by default.
         ks: Cut-offs.
         splits: Only records of these splits ask and are candidates; all by default.
         views: Only images of these views ask and are candidates; all by default.
@@ -70,12 +72,16 @@ def evaluate_label_precision(
         denominator: "k", or "min(k, relevant)".
         measures: Some of MEASURES; those beside "P", "recall" and "nDCG" rank every candidate, in blocks of queries.
         prompts: Finding to texts, instead of the built-in ones.
+        relevance: Which candidates answer: "finding" (positive for the query's finding), "any" (a positive finding in common with the
+            image that asks), or "exact" (positive for the same ones of `findings` and no other; a study for what its films are
+            together positive for).
 
     Raises:
         MedretError: If the selection has no labels, no positive candidate or no query, or the index lacks what is compared.
     """
     if directions is None:
-        directions = [name for name in LABEL_DIRECTIONS if name != "image-report" or "reports" in engine.modalities]
+        able = LABEL_DIRECTIONS if relevance == "finding" else LABEL_DIRECTIONS[1:]
+        directions = [name for name in able if name != "image-report" or "reports" in engine.modalities]
     selection = read_selection(splits, views, only, where)
     asking = None if ask_splits is None else read_selection(ask_splits, views, only, where)
     results = {}
@@ -91,12 +97,14 @@ def evaluate_label_precision(
             max_queries=max_queries,
             seed=seed,
             prompts=prompts,
+            rule=relevance,
         )
         protocol = {
             **say_selection(selection),
-            "relevance": "positive for the query's finding",
+            "findings": "all" if findings is None else list(findings),
+            "relevance": RULES[relevance],
             "uncertain": uncertain,
-            "average": "findings",
+            "average": "findings" if relevance == "finding" else "queries",
         }
         protocol |= {"prompts": "built-in" if prompts is None else "given"} if direction == "text-image" else {}
         if task.find == "reports" and selection.speaks_of_view:
@@ -202,9 +210,9 @@ def _unscored(task: LabelTask, judged: Judged) -> dict[str, int]:
     """What cannot be scored: queries that nothing answers, and the findings that have candidates and are left without a query."""
     answerable = judged.relevant > 0
     left_out = {"queries without a relevant candidate": int(np.count_nonzero(~answerable))}
-    asked = set(task.classes[answerable].tolist())
-    held = [(task.relevance.positive & task.relevance.judged & bit)[task.allowed].any() for bit in task.relevance.bits]
-    silent = [name for place, name in enumerate(task.relevance.findings) if held[place] and place not in asked]
+    asked = np.bitwise_or.reduce(task.asked[answerable])
+    held = np.bitwise_or.reduce((task.relevance.positive & task.relevance.judged)[task.allowed])
+    silent = [name for name, bit in zip(task.relevance.findings, task.relevance.bits, strict=True) if held & ~asked & bit]
     if asked and silent:
         left_out[f"findings without a query ({', '.join(silent)})"] = len(silent)
     return {reason: count for reason, count in left_out.items() if count}

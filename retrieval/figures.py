@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.measures import MEDIAN, summarise
-from retrieval.metrics import chance_ranks, resampled_counts
+from retrieval.metrics import chance_ranks
+from retrieval.resampling import resampled_counts
 from retrieval.results import DirectionResult, EvaluationResult, PerQuery, Score
 
 _MEDIANS_AT_ONCE = 1 << 23  # counts of drawn queries: 64 MiB of int64

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.checkpoint import read_notes
 from encoders.errors import MedretError
 from retrieval.asked import number_owners
 from retrieval.engine import SearchEngine
 from retrieval.evaluation import read_selection, say_selection
 from retrieval.filters import Condition
+from retrieval.owners import present
 from retrieval.qrels import LabelRelevance, UncertainPolicy
 from retrieval.results import EvaluationResult
 from retrieval.roc import mean_area
@@ -85,6 +87,7 @@ def evaluate_linear_probe(
         strength, scores[metric] = probe.choose(train, parts["validate"], parts["test"])
         learned.append(f"{100 * fraction:.4g}%: {len(train)} images (C {strength:g})")
     protocol = {"direction": "image-label", "vector": vector, **say_selection(selection), "parts": division, "learned_from": learned}
+    protocol |= {"test_images_that_the_encoder_may_have_learned_from": _learned_from(engine, rows[parts["test"]])}
     protocol |= {"model": "L2 logistic regression on standardised vectors, C by validation area", "fits_cut_short": probe.cut_short}
     protocol |= {"uncertain": uncertain, "seed": seed}
     tested = LabelRelevance(findings=names, positive=relevance.positive[parts["test"]], judged=relevance.judged[parts["test"]])
@@ -156,6 +159,23 @@ def _divide(engine: SearchEngine, rows: Rows, seed: int) -> tuple[dict[str, Rows
         raise MedretError(f"{len(rows)} labelled images leave none to {' and '.join(empty)}: a probe needs more patients")
     counts = ", ".join(f"{len(held)} {name}" for name, held in parts.items())
     return parts, f"{division} ({counts} images)"
+
+
+def _learned_from(engine: SearchEngine, rows: Rows) -> str:
+    """Say how many of some images may be among those that the encoder learned from, as far as it is noted in its checkpoint.
+
+    A training takes the split "train" of its corpora, all but the held-out patients where they name no split; the notes name their
+    formats alone.
+    """
+    try:
+        notes = read_notes(engine.encoder_folder).get("training", {})
+    except MedretError:
+        return "not known, as there is no encoder beside the index"
+    learned = {corpus["format"] for corpus in notes.get("corpora", [])}
+    shared = sorted(learned & {part.manifest.corpus["format"] for part in engine.opened.shards.parts})
+    splits = engine.table("images").column("split")[rows]
+    count = int(np.count_nonzero((splits == "train") | ~present(splits))) if shared else 0
+    return f"{count} of {len(rows)}, as it learned from {', '.join(shared)}" if count else "none that its notes tell of"
 
 
 def _patients_in_order(engine: SearchEngine, rows: Rows, seed: int) -> Rows:

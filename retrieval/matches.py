@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.benchmarks import RECALL_DIRECTIONS, PairTask
+from retrieval.benchmarks import RECALL_DIRECTIONS
 from retrieval.engine import SearchEngine
 from retrieval.metrics import first_match_ranks
+from retrieval.tasks import PairTask
 from retrieval.units import BY, By
 
 if TYPE_CHECKING:

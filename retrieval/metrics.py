@@ -1,6 +1,6 @@
 """Retrieval metrics as whole-array arithmetic: rankings and label bitmasks in, one number a query out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 Denominator = Literal["k", "min(k, relevant)"]
 DENOMINATORS: tuple[Denominator, ...] = ("k", "min(k, relevant)")
 MOST_FINDINGS = 64  # bits of the widest mask
-_COUNTS_AT_ONCE = 1 << 24  # 128 MiB of int64
 
 
 def pack_findings(holds: NDArray[np.bool_]) -> NDArray[Any]:
@@ -34,28 +33,35 @@ def pack_findings(holds: NDArray[np.bool_]) -> NDArray[Any]:
     return masks
 
 
-def ranked_relevance(ranked: NDArray[np.int64], query_masks: NDArray[Any], candidate_masks: NDArray[Any]) -> NDArray[np.bool_]:
-    """Say of each ranked candidate whether it shares a finding with its query.
+def mask_matches(candidate_masks: NDArray[Any], query_masks: NDArray[Any], exact: bool = False) -> NDArray[np.bool_]:
+    """Say where a candidate's findings share one with those asked for, or (exact) are the same; masks of shapes that fit together."""
+    matches: NDArray[np.bool_] = candidate_masks == query_masks if exact else (candidate_masks & query_masks) != 0
+    return matches
+
+
+def ranked_relevance(
+    ranked: NDArray[np.int64], query_masks: NDArray[Any], candidate_masks: NDArray[Any], exact: bool = False
+) -> NDArray[np.bool_]:
+    """Say of each ranked candidate whether it shares a finding with its query, or (exact) has the same findings.
 
     Args:
         ranked: (Q, R) int64, candidate rows in the order of rank; -1 where a query has fewer answers.
         query_masks: (Q,) unsigned integers, the findings that each query asks for.
         candidate_masks: (N,) of the same type, the findings of each candidate.
+        exact: Whether all findings have to be the same; none of the queries then asks for none.
 
     Returns:
         (Q, R) bool, False at -1.
     """
-    shared = np.append(candidate_masks, candidate_masks.dtype.type(0))[ranked]  # (Q, R); row -1 reads the 0 at the end
-    shared &= query_masks[:, None]
-    relevance: NDArray[np.bool_] = shared != 0
-    return relevance
+    shown = np.append(candidate_masks, candidate_masks.dtype.type(0))[ranked]  # (Q, R); row -1 reads the 0 at the end
+    return mask_matches(shown, query_masks[:, None], exact)
 
 
-def count_relevant(query_masks: NDArray[Any], candidate_masks: NDArray[Any]) -> NDArray[np.int64]:
-    """Count the candidates that share a finding with each query: (Q,) int64 from (Q,) and (N,) masks of one type."""
+def count_relevant(query_masks: NDArray[Any], candidate_masks: NDArray[Any], exact: bool = False) -> NDArray[np.int64]:
+    """Count what `ranked_relevance` would find among all candidates: (Q,) int64 from (Q,) and (N,) masks of one type."""
     distinct, counts = np.unique(candidate_masks, return_counts=True)
     asked, places = np.unique(query_masks, return_inverse=True)
-    return np.array([counts[(distinct & mask) != 0].sum() for mask in asked], dtype=np.int64)[places]
+    return np.array([counts[mask_matches(distinct, mask, exact)].sum() for mask in asked], dtype=np.int64)[places]
 
 
 def precision_at_k(
@@ -255,54 +261,3 @@ def chance_ranks(
     middle = (min(int(low), most - 1) + min(int(high), most - 1)) / 2 + 1
     reciprocal = float(np.sum((missed[:-1] - missed[1:]) / (drawn + 1)))
     return recall, middle, reciprocal
-
-
-def bootstrap_interval(
-    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]],
-    units: int,
-    *,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Compute the percentile bootstrap interval of a statistic over resampled units.
-
-    Units are what was sampled independently: patients, or studies where no patient has two; never the images or sentences
-    of one patient, which would make the interval too narrow. A resample is handed over as how often each unit was drawn,
-    so that a statistic is arithmetic on a whole matrix: of a mean of values (N,) it is `counts @ values / counts.sum(1)`.
-
-    Args:
-        statistic: Takes (B, N) int64, each row of sum N: how often each unit is in a resample; returns (B,) float64.
-        units: N, from 1.
-        resamples: How many resamples, from 1.
-        confidence: The share of resamples within the interval, between 0 and 1.
-        seed: Of the resamples.
-
-    Returns:
-        The lower and upper end; NaN where the statistic is NaN for a resample.
-
-    Raises:
-        ValueError: If there is no unit or no resample, or the confidence is not between 0 and 1.
-
-    Source: Efron, Annals of Statistics 7(1), 1979: the percentile method.
-    """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}, expected 1 or more resamples and a confidence between 0 and 1")
-    values = np.concatenate([statistic(counts) for counts in resampled_counts(units, resamples, seed)])
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
-
-
-def resampled_counts(units: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Yield bootstrap resamples, some at a time: (B, units) int64, how often each unit was drawn; each row sums to `units`.
-
-    Raises:
-        ValueError: If there is no unit or no resample.
-    """
-    if units < 1 or resamples < 1:
-        raise ValueError(f"{units} units and {resamples} resamples, expected 1 or more of each")
-    draw = np.random.default_rng(seed)
-    shares = np.full(units, 1 / units)
-    at_once = max(1, _COUNTS_AT_ONCE // units)
-    for done in range(0, resamples, at_once):
-        yield draw.multinomial(units, shares, min(at_once, resamples - done))

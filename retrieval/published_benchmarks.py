@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.errors import MedretError
-from retrieval.benchmarks import PUBLISHED_DIRECTIONS, PairTask, listed_rows, own_reports, published_task
+from retrieval.benchmarks import PUBLISHED_DIRECTIONS, listed_rows, own_reports, published_task
 from retrieval.engine import SearchEngine
 from retrieval.evaluation import read_selection, say_selection, score_labels, score_pairs
 from retrieval.filters import Condition
@@ -16,7 +16,9 @@ from retrieval.five_by_200 import FIVE, FiveList, draw_five_list, identical_text
 from retrieval.measures import Measure
 from retrieval.metrics import Denominator
 from retrieval.published_lists import load_published_lists
+from retrieval.qrels import Rule
 from retrieval.results import DirectionResult, EvaluationResult
+from retrieval.tasks import PairTask
 from retrieval.text_tasks import ceilings, given_text, published_text_task, seat_texts, text_task
 
 FIVE_DIRECTIONS = ("image-report", "own-report")
@@ -27,6 +29,12 @@ _KS: Mapping[str, Sequence[int]] = {
     "mimic-5x200": (1, 5, 10),
     "own-report": (1, 5, 10),
 }  # as published
+
+_SHOWS: Mapping[Rule, str] = {
+    "finding": "the report's study shows the image's finding",
+    "any": "the report's study shares one of the five findings with the image",
+    "exact": "the report's study shows the same of the five findings as the image",
+}
 
 OwnReport = Literal["counted", "excluded"]
 IdenticalTexts = Literal["each", "once"]
@@ -94,6 +102,7 @@ def evaluate_five_by_200(
     list_out: Path | None = None,
     own_report: OwnReport = "counted",
     same_text: IdenticalTexts = "each",
+    relevance: Rule = "finding",
     denominator: Denominator = "k",
     measures: Sequence[Measure] = ("P",),
 ) -> EvaluationResult:
@@ -117,6 +126,8 @@ def evaluate_five_by_200(
         list_out: Where to write the list that was drawn, ids and findings alone.
         own_report: Of image-report: the image's own report is a candidate as any other ("counted", as published), or left out.
         same_text: Identical texts are a candidate "each", as published, or one candidate that answers for all of them ("once").
+        relevance: Of image-report. An image shows one of the five, so the rules differ only where studies of several findings share
+            one text: it answers all of them, or by "exact" none.
         denominator: Of P@k: "k", or "min(k, relevant)".
         measures: What to compute of the rankings of image-report; published: P@k.
 
@@ -146,8 +157,8 @@ def evaluate_five_by_200(
             continue
         cuts = ks or _KS[benchmark]
         struck = tuple(studies.own[:, None]) if own_report == "excluded" else None
-        task = text_task(studies.engine, direction, rows, studies.classes, FIVE, struck)
-        protocol = {"relevance": "the report's study shows the image's finding", "own_report": own_report, **said, "average": "queries"}
+        task = text_task(studies.engine, direction, rows, studies.classes, FIVE, struck, relevance)
+        protocol = {"relevance": _SHOWS[relevance], "own_report": own_report, **said, "average": "queries"}
         results[direction] = score_labels(studies.engine, task, cuts, "image", False, denominator, protocol, measures)
     return EvaluationResult(benchmark=benchmark, directions=results)
 

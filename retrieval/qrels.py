@@ -12,6 +12,12 @@ from retrieval.metrics import pack_findings
 
 UncertainPolicy = Literal["negative", "positive", "ignore"]
 UNCERTAIN_POLICIES: tuple[UncertainPolicy, ...] = ("negative", "positive", "ignore")
+Rule = Literal["finding", "any", "exact"]
+RULES: dict[Rule, str] = {
+    "finding": "positive for the query's finding",
+    "any": "shares a positive finding with the image that asks",
+    "exact": "positive for the same findings as the image that asks, and no other",
+}
 STATES = tuple(int(state) for state in LabelState)
 
 

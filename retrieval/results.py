@@ -31,9 +31,10 @@ class PerQuery:
     """What became of each of the Q queries that were scored: what runs, intervals and comparisons are made from.
 
     Attributes:
-        ids: Q names, each once: "ITEM|FINDING", "promptJ|FINDING" or, where no finding is asked for, "ITEM"; blanks are "_".
+        ids: Q names, each once: "ITEM|FINDING", "promptJ|FINDING" (J from 0 within the finding) or, where no one finding is
+            asked for, "ITEM"; blanks are "_".
         names: The K findings.
-        findings: (Q,) int64 places in `names`; -1 where a query asks for no finding.
+        findings: (Q,) int64 places in `names`; -1 where a query asks for none or several.
         units: (Q,) int64, equal for the queries of one patient; of one study where no patient is named; else of one record. A prompt
             is a unit of its own. Units, not queries, are drawn independently of each other.
         views: The view of each film that asks; None for texts and where none is named.

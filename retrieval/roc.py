@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.resampling import resampled_counts
+
 _WEIGHTS_AT_ONCE = 1 << 22
 
 
@@ -75,14 +77,17 @@ def area_intervals(
         Low and high of each finding, then of the mean. A resample without a positive or a negative of a finding says nothing of it.
     """
     units = int(owners.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), resamples).astype(np.int32)  # (B, units)
     areas = np.full((resamples, judged.shape[1]), np.nan)
-    for place in range(judged.shape[1]):
-        rows = np.flatnonzero(judged[:, place])
-        at_once = max(1, _WEIGHTS_AT_ONCE // len(rows))
-        for start in range(0, resamples, at_once):
-            weights = drawn[start : start + at_once, owners[rows]]
-            areas[start : start + at_once, place] = area_under_curve(scores[rows, place], positive[rows, place], weights)
+    done = 0
+    for drawn in resampled_counts(units, resamples, seed) if resamples else ():  # (b, units)
+        for place, of_finding in enumerate(judged.T):
+            rows = np.flatnonzero(of_finding)
+            at_once = max(1, _WEIGHTS_AT_ONCE // len(rows))
+            for start in range(0, len(drawn), at_once):
+                weights = drawn[start : start + at_once, owners[rows]]
+                found = area_under_curve(scores[rows, place], positive[rows, place], weights)
+                areas[done + start : done + start + len(found), place] = found
+        done += len(drawn)
     if units < 2:  # one patient says nothing of others
         areas[:] = np.nan
     told = ~np.isnan(areas[:, averaged]).all(axis=1)

@@ -9,10 +9,11 @@ from encoders.errors import MedretError
 from index.corpora.record import LabelState, Record
 from index.guests import seat_reports
 from index.shards import ShardRow
-from retrieval.benchmarks import LabelTask, listed_rows
+from retrieval.benchmarks import listed_rows
 from retrieval.engine import SearchEngine
 from retrieval.published_lists import PublishedLists
-from retrieval.qrels import read_relevance
+from retrieval.qrels import Rule, read_relevance
+from retrieval.tasks import LabelTask
 
 
 def given_text(id: str, text: str, positive: Collection[str], findings: Sequence[str]) -> ShardRow:
@@ -40,6 +41,7 @@ def text_task(
     classes: NDArray[np.int64],
     findings: Sequence[str],
     struck: tuple[NDArray[np.int64], ...] | None = None,
+    rule: Rule = "finding",
 ) -> LabelTask:
     """Set up images that each ask for the texts of one finding.
 
@@ -50,6 +52,7 @@ def text_task(
         classes: (Q,) int64 places in `findings`.
         findings: K of them.
         struck: For each query the texts that it must not find.
+        rule: Which texts answer.
     """
     table = engine.table("reports")
     return LabelTask(
@@ -62,6 +65,7 @@ def text_task(
         items=np.arange(len(rows)),
         classes=classes,
         struck=struck,
+        rule=rule,
     )
 
 

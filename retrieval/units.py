@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.answers import Ranking
-from retrieval.benchmarks import LabelTask
 from retrieval.engine import SearchEngine
 from retrieval.metrics import count_relevant, ranked_relevance
 from retrieval.owners import Groups, same_owner_rows
+from retrieval.tasks import LabelTask
 
 if TYPE_CHECKING:
     from index.shards import ShardTable
@@ -60,7 +60,7 @@ def judge(engine: SearchEngine, task: LabelTask, k: int, by: By = "image", exclu
     """
     units = number_units(engine.table(task.find), by)
     vectors = task.vectors(engine)
-    left_out = _left_out(engine, task, units, exclude_same_patient)
+    left_out = _left_out(engine, task, units, by, exclude_same_patient)
     queries = len(task.items)
     judged = Judged(
         rows=np.full((queries, k), -1, dtype=np.int64),
@@ -75,26 +75,27 @@ def judge(engine: SearchEngine, task: LabelTask, k: int, by: By = "image", exclu
         excluded = None if left_out is None else [left_out[item] for item in items]
         ranked = _rank_units(engine, task, vectors[items], k, gallery, excluded, units if by == "study" else None)
         masks = unit_masks(task, gallery, units) if by == "study" else task.relevance.positive
-        bits = task.relevance.bits[task.classes[members]]
         judged.rows[members], judged.cosines[members] = ranked.rows[places], ranked.scores[places]
-        judged.relevance[members] = ranked_relevance(ranked.rows[places], bits, masks)
+        judged.relevance[members] = ranked_relevance(ranked.rows[places], task.asked[members], masks, task.exact)
         judged.relevant[members], judged.candidates[members] = _count(task, gallery, members, units, masks, excluded, places)
     return judged
 
 
 def galleries(task: LabelTask) -> Iterator[tuple[NDArray[np.bool_], Rows]]:
     """The candidates that are judged, with the queries that they are judged for: mostly all for all."""
-    groups: dict[bytes, list[int]] = {}
-    for place in np.unique(task.classes):
-        gallery = task.allowed & ((task.relevance.judged & task.relevance.bits[place]) != 0)
-        groups.setdefault(np.packbits(gallery).tobytes(), []).append(int(place))
-    for packed, places in groups.items():
+    groups: dict[bytes, list[Any]] = {}
+    for mask in np.unique(task.asked):
+        groups.setdefault(np.packbits(task.gallery(mask)).tobytes(), []).append(mask)
+    for packed, masks in groups.items():
         gallery = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=len(task.allowed)).astype(np.bool_)
-        yield gallery, np.flatnonzero(np.isin(task.classes, places))
+        yield gallery, np.flatnonzero(np.isin(task.asked, masks))
 
 
-def _left_out(engine: SearchEngine, task: LabelTask, units: Rows, same_patient: bool) -> list[Rows] | None:
-    """For each item the rows that it must not find: itself, its own study as a candidate, its patient's records."""
+def _left_out(engine: SearchEngine, task: LabelTask, units: Rows, by: By, same_patient: bool) -> list[Rows] | None:
+    """For each item the rows that it must not find: itself, its own study as a candidate, its patient's records.
+
+    A study goes as a whole: one that holds a film of the patient who asks is no candidate.
+    """
     if task.rows is None:
         return None
     target, asking = engine.table(task.find), engine.table("images")
@@ -107,6 +108,8 @@ def _left_out(engine: SearchEngine, task: LabelTask, units: Rows, same_patient: 
     if same_patient:
         mates = same_owner_rows(asking, task.rows, target)
         left_out = [np.union1d(own, rows) for own, rows in zip(left_out, mates, strict=True)]
+    if task.find == "images" and by == "study":
+        left_out = [np.sort(np.concatenate([groups.rows(unit) for unit in np.unique(units[rows])])) for rows in left_out]
     return left_out
 
 
@@ -162,9 +165,9 @@ def _count(
     """Relevant candidates and candidates of each query, (len(members),) each, after what it must not find."""
     rows = np.flatnonzero(gallery)
     heads = rows[np.unique(units[rows], return_index=True)[1]]  # one row of each unit
-    classes = task.classes[members]
-    totals = count_relevant(task.relevance.bits, masks[heads])
-    relevant, candidates = totals[classes], np.full(len(members), len(heads), dtype=np.int64)
+    asked = task.asked[members]
+    relevant = count_relevant(asked, masks[heads], task.exact)
+    candidates = np.full(len(members), len(heads), dtype=np.int64)
     if excluded is None:
         return relevant, candidates
     is_head = np.zeros(len(gallery), dtype=np.bool_)
@@ -173,6 +176,8 @@ def _count(
     item = np.repeat(np.arange(len(excluded)), lengths)
     gone = np.concatenate(excluded) if len(excluded) else rows[:0]
     item, gone = item[is_head[gone]], gone[is_head[gone]]
-    fewer = np.stack([np.bincount(item, (masks[gone] & bit) != 0, len(excluded)) for bit in task.relevance.bits], axis=1)
-    relevant = relevant - fewer[places, classes].astype(np.int64)
+    for mask in np.unique(asked):
+        fewer = np.bincount(item[task.answers(masks[gone], mask)], minlength=len(excluded))  # of each item
+        mine = asked == mask
+        relevant[mine] -= fewer[places[mine]]
     return relevant, candidates - np.bincount(item, minlength=len(excluded))[places]

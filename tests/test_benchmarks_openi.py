@@ -61,7 +61,7 @@ def test_the_figures_are_those_of_the_package(measured, runs):
     for direction, expected in recall.items():
         for name in ("R@1", "R@5", "R@10"):
             found = figures["recall"][direction][name]
-            assert (found["value"], found["chance"]) == (expected.metrics[name].value, expected.metrics[name].chance)
+            assert (found["value"], found["chance"]) == pytest.approx((expected.metrics[name].value, expected.metrics[name].chance))
             assert found["low"] <= found["value"] <= found["high"]
         assert figures["recall"][direction]["median rank"]["value"] == expected.metrics["median_rank"].value
 

@@ -13,7 +13,7 @@ from retrieval.evaluation import evaluate_label_precision, evaluate_report_recal
 from retrieval.figures import add_intervals, direction_result
 from retrieval.filters import Selection
 from retrieval.measures import MEASURES
-from retrieval.metrics import resampled_counts
+from retrieval.resampling import resampled_counts
 from retrieval.results import EvaluationResult, PerQuery
 from retrieval.units import judge
 

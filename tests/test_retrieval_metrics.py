@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from retrieval import metrics
+from retrieval import resampling
 from retrieval.metrics import (
     average_precision,
-    bootstrap_interval,
     chance_average_precision,
     chance_precision,
     chance_ranks,
@@ -24,6 +23,7 @@ from retrieval.metrics import (
     ranked_relevance,
     recall_at_k,
 )
+from retrieval.resampling import bootstrap_interval
 
 RELEVANCE = arrays(bool, st.tuples(st.integers(1, 5), st.integers(1, 30)))
 
@@ -252,7 +252,7 @@ def test_a_bootstrap_repeats_with_its_seed_and_does_not_depend_on_how_many_resam
 
     assert bootstrap_interval(means_of(values), 7, resamples=50, seed=1) == first
     assert bootstrap_interval(means_of(values), 7, resamples=50, seed=2) != first
-    monkeypatch.setattr(metrics, "_COUNTS_AT_ONCE", 20)
+    monkeypatch.setattr(resampling, "_COUNTS_AT_ONCE", 20)
     assert bootstrap_interval(means_of(values), 7, resamples=50, seed=1) == first
 
 

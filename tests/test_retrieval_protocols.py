@@ -302,7 +302,7 @@ def test_zero_shot_linear_probe_and_report_text_run_from_the_command_line(made):
         (["zero-shot", "list.csv"], 2, "takes no lists"),
         (["mimic-5x200", "list.csv", "--seed", "1"], 2, "--seed is of lists that are drawn"),
         (["zero-shot", "--direction", "text-image"], 2, "zero-shot has sentences, contrast, continuous"),
-        (["linear-probe", "--fraction", "0"], 2, "greater than or equal to 0.0001"),
+        (["linear-probe", "--fraction", "0"], 2, "0.0001<=x<=1"),
     ],
 )
 def test_wrong_use_says_what_to_give(made, arguments, code, expected):

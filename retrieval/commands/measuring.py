@@ -32,6 +32,7 @@ _FLAGS = {  # parameter to flag, where they differ
     "fractions": "fraction",
     "measures": "measure",
     "ask_splits": "ask-split",
+    "findings": "finding",
 }
 
 
@@ -73,6 +74,7 @@ def evaluate(
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")] = None,
     html_out: Annotated[Path | None, typer.Option("--html", help="Write the result and examples as one HTML page.")] = None,
     with_ids: WithIds = False,
+    maps: Annotated[bool, typer.Option(help="HTML: show where each film is like the query.")] = True,
     device: Device = None,
 ) -> None:
     """Score retrieval on a benchmark, with the level of chance beside each figure."""
@@ -100,7 +102,7 @@ def evaluate(
         if html_out is not None and engine is not None:
             from retrieval.report import render_evaluation
 
-            write_text(html_out, render_evaluation(engine, content, with_ids=with_ids))
+            write_text(html_out, render_evaluation(engine, content, with_ids=with_ids, maps=maps))
 
 
 @contextmanager

@@ -30,6 +30,16 @@ class ProtocolFlags:
     denominator: Annotated[
         Literal["k", "min(k, relevant)"] | None, typer.Option(help="Of P@k: k (when not given), or what a perfect ranking can reach.")
     ] = None
+    relevance: Annotated[
+        Literal["finding", "any", "exact"] | None,
+        typer.Option(
+            help="label-precision, 5x200: what answers an image: records positive for the query's finding (when not given), for any of "
+            "the image's, or for exactly the image's."
+        ),
+    ] = None
+    findings: Annotated[
+        list[str] | None, typer.Option("--finding", help="Where labels are asked: only this finding; all when not given. Repeatable.")
+    ] = None
     ask_splits: Annotated[
         list[str] | None,
         typer.Option("--ask-split", help="label-precision: only images of this split ask; those of --split are ranked. Repeatable."),
@@ -58,4 +68,5 @@ class ProtocolFlags:
 
     def given(self) -> dict[str, Any]:
         """Return the options by the names of the benchmarks' parameters."""
-        return {field.name: getattr(self, field.name) for field in fields(ProtocolFlags)}
+        given = {field.name: getattr(self, field.name) for field in fields(ProtocolFlags)}
+        return given | {"findings": list(dict.fromkeys(self.findings or ()))}
