@@ -130,7 +130,7 @@ def encode_corpus(
             for modality, part in rows.parts.items():
                 run.encode(modality, part)
         except MedretError:
-            if run.failed:  # more than may: they are there to be looked at
+            if run.failed and not (out / SHARDS_MANIFEST).is_file():  # more than may: they are there to be looked at
                 with planning(out):
                     write_csv(out / FAILURES, ("id", "reason"), run.failed)
             raise

@@ -93,6 +93,7 @@ class EncodeRun:
         if modality == "images":
             self._allowed = self.options.failures_allowed(part.rows)
             self.failed = [failure for number in mine if number not in set(pending) for failure in _failures(commits[number])]
+            self._check_failures()
         if pending:
             with planning(self.out):  # what is named there is no longer whole
                 (self.out / SHARDS_MANIFEST).unlink(missing_ok=True)
@@ -134,7 +135,8 @@ class EncodeRun:
             for row, (_, square) in zip(batch, islice(squares, len(batch)), strict=True):
                 if isinstance(square, str):
                     chunk.failures.append((row.record.id, square))
-                    self._fail(row.record.id, square)
+                    self.failed.append((row.record.id, square))
+                    self._check_failures()
                 else:
                     good.append(square)
                     chunk.kept.append(row)
@@ -177,12 +179,11 @@ class EncodeRun:
                 raise MedretError(f"record {rows[bad[0]].record.id}: the encoder gives no unit {name} vector (NaN or zero). Train it again")
         return vectors
 
-    def _fail(self, id: str, reason: str) -> None:
-        self.failed.append((id, reason))
+    def _check_failures(self) -> None:
         if self._allowed is not None and len(self.failed) > self._allowed:
             raise MedretError(
                 f"{self.out}: {len(self.failed)} images could not be decoded, more than --max-failures allows ({self._allowed}); "
-                f"the last: {reason.rstrip('.')}. Mend them, or allow more, and run again; what is done is kept"
+                f"the last: {self.failed[-1][1].rstrip('.')}. Mend them and run again with --retry-failed, or allow more; what is done is kept"
             )
 
     def _is_open(self, commit: Commit | None, part: RowPart, chunk: range) -> bool:

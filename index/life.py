@@ -127,10 +127,11 @@ def _take_in(folder: Path, place: Path, progress: Progress | None) -> IndexManif
     old = open_parts(folder, manifest)
     added = open_shards(place, verify=True)
     _check_part(folder, old, added)
-    for modality in added.modalities:
-        check_vectors(added.table(modality))
-        check_ids(place, added.table(modality))
-        _check_new(folder, old, ((modality, id) for id in added.table(modality).ids()))
+    tables = [added.table(modality) for modality in added.modalities]
+    for table in tables:
+        check_vectors(table)
+        check_ids(place, table)
+    _check_new(folder, old, ((table.modality, id) for table in tables for id in table.ids()))
     removed = read_removed(folder, manifest)
     new = Shards([*old.parts, *added.parts], removed)
     number = manifest.generation + 1

@@ -417,6 +417,9 @@ def test_more_failures_than_allowed_stop_the_run_and_what_is_done_is_kept(corpus
 
     assert "i5" in (tmp_path / "out" / "failures.csv").read_text()
     assert encode_corpus(corpus, encoder, tmp_path / "out", options=BOTH).resumed_shards >= 1
+    with pytest.raises(MedretError, match="more than --max-failures allows"):  # nothing is left to do, and still they are too many
+        encode_corpus(corpus, encoder, tmp_path / "out", options=options)
+    assert len((tmp_path / "out" / "failures.csv").read_text().splitlines()) == 3 and open_shards(tmp_path / "out")
 
 
 def test_a_cached_film_is_a_smaller_square_of_a_larger_one_and_is_decoded_once(corpus, encoder, tmp_path, monkeypatch):
