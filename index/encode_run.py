@@ -183,7 +183,8 @@ class EncodeRun:
         if self._allowed is not None and len(self.failed) > self._allowed:
             raise MedretError(
                 f"{self.out}: {len(self.failed)} images could not be decoded, more than --max-failures allows ({self._allowed}); "
-                f"the last: {self.failed[-1][1].rstrip('.')}. Mend them and run again with --retry-failed, or allow more; what is done is kept"
+                f"the last: {self.failed[-1][1].rstrip('.')}. Mend them and run again with --retry-failed, or allow more; "
+                "what is done is kept"
             )
 
     def _is_open(self, commit: Commit | None, part: RowPart, chunk: range) -> bool:
