@@ -12,14 +12,14 @@ from index.corpora.prompts import prompts_for
 from index.corpora.record import FINDINGS
 from retrieval.charts import Bar, bar_chart, curve_chart
 from retrieval.comparison import Difference, DirectionComparison
-from retrieval.comparison_table import interval, known, p_value
+from retrieval.comparison_table import interval, p_value
 from retrieval.engine import SearchEngine
 from retrieval.pages import option_rows, option_words, render_page
 from retrieval.pictures import film_picture
+from retrieval.result_tables import figure
 from retrieval.results import DirectionResult, PerQuery, Score
 from retrieval.saved_runs import ranked_hits
 from retrieval.significance import Tested
-from retrieval.tables import figure
 
 SHOWN = 6  # changed queries of each system
 ANSWERS = 5  # of each system to each of them
@@ -92,8 +92,8 @@ def _class_row(finding: str, one: DirectionComparison) -> dict[str, Any]:
 
 def _cells(scores: Sequence[Score], tested: Sequence[tuple[Tested | None, Score | None]]) -> dict[str, Any]:
     return {
-        "chance": figure(known(scores[0].chance)),
-        "scores": [(figure(known(score.value)), interval(score)) for score in scores],
+        "chance": figure(scores[0].chance),
+        "scores": [(figure(score.value), interval(score)) for score in scores],
         "differences": [_tested(*each) for each in tested],
     }
 

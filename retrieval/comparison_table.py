@@ -1,11 +1,11 @@
 """A comparison as plain text, and how its figures are worded."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from retrieval.comparison import DirectionComparison
+from retrieval.result_tables import aligned, figure
 from retrieval.results import Score
-from retrieval.tables import figure
 
 
 def render_comparisons(comparisons: Mapping[str, DirectionComparison]) -> str:
@@ -20,28 +20,18 @@ def _table(one: DirectionComparison) -> str:
     rows = [head]
     for metric in one.results[0].metrics:
         scores = [result.metrics[metric] for result in one.results]
-        row = [metric, figure(known(scores[0].chance)), *(_with_interval(score) for score in scores)]
+        row = [metric, figure(scores[0].chance), *(_with_interval(score) for score in scores)]
         for difference in one.differences:
             tested = difference.overall.get(metric)
             row += ["-", "-"] if tested is None else [_with_interval(difference.intervals[metric], signed=True), p_value(tested.p)]
         rows.append(row)
-    return _aligned(rows)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return aligned(list(zip(*rows, strict=True)))
 
 
 def _with_interval(score: Score, *, signed: bool = False) -> str:
     ends = interval(score, signed=signed)
-    value = f"{score.value:+.3f}" if signed else figure(known(score.value))
+    value = f"{score.value:+.3f}" if signed else figure(score.value)
     return f"{value} ({ends})" if ends else value
-
-
-def known(value: float) -> float | None:
-    """Return a figure, or None for one that is not a number or not finite."""
-    return value if math.isfinite(value) else None
 
 
 def interval(score: Score, *, signed: bool = False) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from retrieval.pages import option_rows
-from retrieval.tables import figure, result_rows
+from retrieval.result_tables import figure, result_rows
 
 
 def evaluation_table(benchmark: str, direction: str, result: Mapping[str, Any], *, with_ids: bool) -> dict[str, Any]:

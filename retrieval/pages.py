@@ -10,7 +10,7 @@ from index.conditions import Tree, comparisons
 from retrieval.answers import Query
 from retrieval.columns import asks_for_ids
 from retrieval.filters import parse_condition, parse_where
-from retrieval.tables import plain_value
+from retrieval.result_tables import plain_value
 
 _WITHHELD = "a condition on ids"
 

@@ -1,6 +1,6 @@
 """What others published for a benchmark: figures, where they stand, and what keeps them from being compared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,21 +206,3 @@ PUBLISHED_FIGURES: Mapping[tuple[str, str], tuple[PublishedFigures, ...]] = {
 def published_for(benchmark: str, direction: str) -> list[dict[str, Any]]:
     """Return what was published for a direction of a benchmark, as JSON holds it; an empty list where nothing was."""
     return [table.to_dict() for table in PUBLISHED_FIGURES.get((benchmark, direction), ())]
-
-
-def render_published(tables: Sequence[Mapping[str, Any]]) -> str:
-    """Lay published tables out for a terminal, each under its source and with its caveat."""
-    return "\n".join(_render(table) for table in tables)
-
-
-def _render(table: Mapping[str, Any]) -> str:
-    names = list(next(iter(table["systems"].values())))
-    rows = [["", *names]]
-    for system, figures in table["systems"].items():
-        rows.append([system, *("-" if figures[name] is None else f"{figures[name]:.3f}" for name in names)])
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    lines = [
-        "  ".join(f"{cell:>{width}}" if i else f"{cell:<{width}}" for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    ]
-    return "\n".join([f"published: {table['source']}", *(f"  {line}" for line in lines), f"  but: {table['caveat']}"])

@@ -1,15 +1,13 @@
-"""Answers, evaluations and what a command made, as plain text for a terminal."""
+"""Answers and what a command made, as plain text for a terminal."""
 
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from retrieval.answers import Answer, Hit
 from retrieval.filters import EVERYTHING
-from retrieval.published_figures import render_published
 from retrieval.question import term_name
-from retrieval.results import result_directions
 
 if TYPE_CHECKING:
     from index.encode import EncodeSummary
@@ -53,16 +51,6 @@ def answer_notes(answer: Answer) -> tuple[str, ...]:
     """Return what to say beside an answer: its notes, and which plan ran wherever it is not plain that all rows were compared."""
     plain = answer.plan.kind == "flat" and answer.query.selection == EVERYTHING and not answer.query.without
     return answer.notes if plain else (*answer.notes, answer.plan.reason)
-
-
-def render_result(result: Mapping[str, Any]) -> str:
-    """Lay an evaluation out: a table for each direction with chance beside each figure, then the protocol in full."""
-    blocks = []
-    for name, one in result_directions(result).items():
-        published = f"\n{render_published(one['published'])}" if one.get("published") else ""
-        counted = f"{one['queries']} {one['counted'][0]}, {one['candidates']} {one['counted'][1]}"
-        blocks.append(f"{result['benchmark']} {name}: {counted}\n{_metric_table(one)}\n{_protocol(one)}{published}")
-    return "\n\n".join(blocks)
 
 
 def render_metrics(row: Mapping[str, float]) -> str:
@@ -150,81 +138,6 @@ def _columns(hits: Sequence[Hit], cosines: Sequence[Sequence[float]]) -> list[tu
         ("report", 0, [" ".join((hit.sentence or hit.text or "").split()) or "-" for hit in hits]),
     ]
     return columns
-
-
-def result_rows(result: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
-    """Return the rows of a direction's table: "overall" (both means), "finding" or "view"; the name; the figures and "queries"."""
-    by_query = result["protocol"].get("average") == "queries"
-    overall = "all" if not result["per_class"] else "micro" if by_query else "macro"
-    means = {overall: result["metrics"], **result.get("other_average", {})}
-    rows = [("overall", name, {**figures, "queries": result["queries"]}) for name, figures in means.items()]
-    rows += [("finding", name, figures) for name, figures in result["per_class"].items()]
-    return rows + [("view", f"{name} films", figures) for name, figures in result.get("per_view", {}).items()]
-
-
-def _metric_table(result: Mapping[str, Any]) -> str:
-    """As many figures side by side as the terminal has room for, the others below them."""
-    rows = result_rows(result)
-    first = [
-        ["finding" if result["per_class"] else "", *(name for _, name, _ in rows)],
-        [result["counted"][0], *(str(row["queries"]) for _, _, row in rows)],
-    ]
-    room = max(shutil.get_terminal_size((140, 24)).columns, 80)
-    blocks = [first]
-    for name in result["metrics"]:
-        columns = _metric_columns(name, [row.get(name) or {"value": None, "chance": None} for _, _, row in rows])
-        if len(blocks[-1]) > 2 and sum(_width(column) + 2 for column in blocks[-1] + columns) > room:
-            blocks.append(first)
-        blocks[-1] = blocks[-1] + columns
-    return "\n\n".join(_aligned(block) for block in blocks)
-
-
-def _metric_columns(name: str, figures: Sequence[Mapping[str, float | None]]) -> list[list[str]]:
-    """The figure, its interval where one was computed, and chance; each with its head."""
-    word = _rank if "rank" in name else figure
-    values = [name, *(word(one["value"]) for one in figures)]
-    chance = ["chance", *(word(one["chance"]) for one in figures)]
-    if not any("low" in one for one in figures):
-        return [values, chance]
-    return [values, ["95 %", *(f"{word(one['low'])}–{word(one['high'])}" if "low" in one else "-" for one in figures)], chance]
-
-
-def _rank(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-def _width(column: Sequence[str]) -> int:
-    return max(map(len, column))
-
-
-def _aligned(columns: Sequence[Sequence[str]]) -> str:
-    """Lay columns out, the first to the left and the others to the right."""
-    widths = [_width(column) for column in columns]
-    return "\n".join(
-        "  ".join(f"{cell:<{width}}" if i == 0 else f"{cell:>{width}}" for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        for row in zip(*columns, strict=True)
-    )
-
-
-def figure(value: float | None) -> str:
-    """Three decimals up to 1, one beyond (ranks), a dash for what is not defined."""
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if abs(value) <= 1 else f"{value:.1f}"
-
-
-def _protocol(result: Mapping[str, Any]) -> str:
-    pairs = [f"{key.replace('_', ' ')}: {plain_value(value)}" for key, value in result["protocol"].items()]
-    return "protocol: " + "; ".join(pairs)
-
-
-def plain_value(value: object) -> str:
-    """Word an option of a protocol: lists and counts by reason without brackets, True and False as yes and no."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{count} {reason}" for reason, count in value.items()) or "nothing"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return {True: "yes", False: "no", None: "none"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
 
 
 def _cut(text: str, width: int) -> str:

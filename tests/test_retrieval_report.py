@@ -21,7 +21,8 @@ from retrieval.evaluation import evaluate_label_precision
 from retrieval.filters import parse_condition
 from retrieval.maps import draw_map
 from retrieval.report import render_answers, render_evaluation
-from retrieval.tables import encoding_notes, figure, plain_value, render_answer, render_encoding, render_metrics, render_result
+from retrieval.result_tables import figure, plain_value, render_result
+from retrieval.tables import encoding_notes, render_answer, render_encoding, render_metrics
 from retrieval.terms import Term
 
 FINDING = "Cardiomegaly"

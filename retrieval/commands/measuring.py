@@ -80,7 +80,7 @@ def evaluate(
     """Score retrieval on a benchmark, with the level of chance beside each figure."""
     from retrieval.engine import SearchEngine
     from retrieval.figures import add_intervals
-    from retrieval.tables import render_result
+    from retrieval.result_tables import render_result
 
     given: dict[str, Any] = {"directions": direction, "ks": k, "splits": split, "views": view, "by": by, "uncertain": uncertain}
     given |= {"exclude_same_patient": exclude_same_patient, "max_queries": max_queries, "seed": seed, "image_vector": image_vector}
