@@ -119,7 +119,7 @@ def draw_askers(
     for asker, home in _homes(shards, modality, vector).items():
         random = np.random.default_rng([seed, len(asker)])
         if home is None:
-            drawn[asker] = _from_phrases(shards.table(modality), vector, encoder_folder, min(count, phrases), random)
+            drawn[asker] = draw_phrases(shards.table(modality).findings, vector, encoder_folder, min(count, phrases), seed)
         else:
             drawn[asker] = _from_records(shards.table(home), shards.table(modality), vector, count, random)
     return drawn
@@ -159,9 +159,21 @@ def _from_records(asking: "ShardTable", found: "ShardTable", vector: str, count:
     return Askers(vectors=asking.vectors(vector, rows), own=_own_rows(asking, rows, found), drawn=asking.modality)
 
 
-def _from_phrases(table: "ShardTable", vector: str, encoder_folder: Path, count: int, random: np.random.Generator) -> Askers:
-    phrases = finding_phrases(table.findings)
-    chosen = random.permutation(len(phrases))[:count]
+def draw_phrases(findings: Sequence[str], vector: str, encoder_folder: Path, count: int, seed: int = 0) -> Askers:
+    """Draw who asks by a few words, as people type them: built-in phrases such as "small left pleural effusion".
+
+    Args:
+        findings: As the corpus names them.
+        vector: "joint" or "features".
+        encoder_folder: The checkpoint of the encoder.
+        count: How many ask, at most: each is encoded.
+        seed: Draws the same again.
+
+    Raises:
+        MedretError: If the encoder cannot be read.
+    """
+    phrases = finding_phrases(findings)
+    chosen = np.random.default_rng([seed, len("text")]).permutation(len(phrases))[:count]
     vectors = _encode([phrases[place] for place in chosen], vector, encoder_folder)
     return Askers(vectors=vectors, own=[np.empty(0, np.int64)] * len(vectors), drawn="prompts")
 

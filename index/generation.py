@@ -4,7 +4,9 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +21,14 @@ from index.shards import Shards
 from index.stages import FirstStage, build_stage, load_stage
 from index.vector_index import VectorIndex
 
+if TYPE_CHECKING:
+    from index.askers import Askers
+
 Rows = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
 MakeStage = Callable[[IndexEntry, Path], Sequence[StoredFile]]
 
-_PHRASES = 200  # that ask for a scale alone, where there are no texts: a second to encode, and pairs enough
+_PHRASES = 200  # that ask for a scale alone: a second to encode, and pairs enough
 _MAPPED = ".codes.npy"  # read by memory map, block by block: checked by size and probe when opened, whole by verify
 
 
@@ -104,9 +109,12 @@ def measure_entries(
 
     That is: how scores spread, what approximate indexes find, and whether texts can be encoded without torch.
     """
+    from index.askers import draw_phrases  # loads the encoder
+
     entries: list[IndexEntry] = []
+    phrases = cache(lambda findings, vector: draw_phrases(findings, vector, encoder_folder, _PHRASES))  # once for images and reports
     for entry in manifest.indexes:
-        entries.append(_measure(folder, entry, shards, encoder_folder, manifest.recall))
+        entries.append(_measure(folder, entry, shards, encoder_folder, manifest.recall, phrases))
         if progress is not None:
             progress("measurements", len(entries), len(manifest.indexes))
     return replace(manifest, indexes=tuple(entries), text_encoder=manifest.text_encoder or _try_texts(encoder_folder))
@@ -118,7 +126,9 @@ def _try_texts(encoder_folder: Path) -> TextExport:
     return try_export(load_checkpoint(encoder_folder), encoder_folder)
 
 
-def _measure(folder: Path, entry: IndexEntry, shards: Shards, encoder_folder: Path, target: float) -> IndexEntry:
+def _measure(
+    folder: Path, entry: IndexEntry, shards: Shards, encoder_folder: Path, target: float, phrases: Callable[[Sequence[str], str], "Askers"]
+) -> IndexEntry:
     from index.askers import draw_askers, split_askers  # these load the encoder
     from index.contract import certify
 
@@ -128,6 +138,8 @@ def _measure(folder: Path, entry: IndexEntry, shards: Shards, encoder_folder: Pa
     if entry.files:
         searched = VectorIndex(table, entry.vector, load_entry(folder, entry, shards))
         certificates = certify(searched, split_askers(askers), target)
+    if "text" in askers and askers["text"].drawn != "prompts":  # reports ask elsewhere than the few words that people type
+        askers["phrase"] = phrases(table.findings, entry.vector)
     return replace(entry, scales=measure_scales(table, entry.vector, askers), certificates=certificates)
 
 

@@ -30,7 +30,7 @@ class ScoreScale:
     """The cosines of random pairs: one who asks, and a row of the index that is not of the same patient.
 
     Attributes:
-        asker: Who asks: "image" or "text".
+        asker: Who asks: "image", "text", or "phrase": a few words, where texts are reports or sentences of the index.
         drawn: Where the askers come from, for the reader: "images", "reports", "sentences" or "prompts".
         pairs: How many there were.
         mean: Of their cosines; `deviation` is the standard deviation, above 0.
@@ -74,7 +74,7 @@ def measure_scales(table: "ShardTable", vector: str, askers: Mapping[str, "Asker
     Args:
         table: What is searched; of its live rows 2,000 are drawn, or all.
         vector: "joint" or "features".
-        askers: "image" and "text" to who asks; the first 1,000 do.
+        askers: "image", "text" and "phrase" to who asks; the first 1,000 do.
         seed: Draws the same rows again.
 
     Returns:

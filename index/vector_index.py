@@ -52,8 +52,12 @@ class VectorIndex:
         self._live: Mask | None = table.live
 
     def scale(self, asker: str) -> ScoreScale | None:
-        """Return how the scores of random pairs spread, for "image" or "text" queries; None where it was not measured."""
-        return next((scale for scale in self.scales if scale.asker == asker), None)
+        """Return how the scores of random pairs spread, for "image", "text" or "phrase" queries; None where it was not measured.
+
+        A phrase is a text where phrases were not measured by themselves.
+        """
+        measured = {scale.asker: scale for scale in self.scales}
+        return measured.get(asker, measured.get("text") if asker == "phrase" else None)
 
     def plan(self, k: int, *, asker: str, allowed_rows: int | None = None) -> SearchPlan:
         """Return how a search would run, see index.planner."""

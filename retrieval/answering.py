@@ -110,7 +110,7 @@ def _hits(engine: Searches, searches: Sequence[Search]) -> list[tuple[Hit, ...]]
 def _ranked(engine: Searches, search: Search) -> Ranked:
     question, query = search.question, search.question.query
     rows, scores = search.rows[query.offset :], search.scores[query.offset :]
-    scale = None if question.composed else engine.scale(query.find, query.vector, question.asker)
+    scale = None if question.composed else engine.scale(query.find, query.vector, question.measured_as)
     return Ranked(rows, scores, None if scale is None else scale.percentile(scores), query.offset + 1)
 
 

@@ -159,7 +159,7 @@ class SearchEngine:
             yield from answer_queries(self, batch)
 
     def scale(self, find: str, vector: str, asker: str) -> "ScoreScale | None":
-        """Return how the scores of random pairs of an "image" or "text" and what is searched spread; None where not measured."""
+        """Return how the scores of random pairs of an "image", "text" or "phrase" and what is searched spread; None where not measured."""
         return self.opened.index(find, vector).scale(asker)
 
     def rank(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.errors import MedretError
+from index.corpora.report import split_sentences
 from retrieval.answers import Query
 from retrieval.terms import AskedTerm, Term, compose
 
@@ -68,6 +69,13 @@ class Question:
     def asker(self) -> str:
         """Whether an "image" asks or a "text"; of a composed question its first term."""
         return self.terms[0].asker
+
+    @property
+    def measured_as(self) -> str:
+        """Whose random pairs its scores are read against: an "image"'s, a "text"'s, or a "phrase"'s: a label or one sentence at most."""
+        term = self.terms[0].term
+        short = term.label is not None or (term.text is not None and len(split_sentences(term.text)) <= 1)
+        return "phrase" if short else self.asker
 
     @property
     def composed(self) -> bool:

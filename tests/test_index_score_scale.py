@@ -6,9 +6,11 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+import torch
 from handmade_archive import make_encoder, write_archive
 from shard_folders import unit, write_images
 
+from encoders.checkpoint import load_checkpoint
 from index.askers import Askers
 from index.compact import compact_index
 from index.folder import build_index, open_index
@@ -17,6 +19,7 @@ from index.life import add_shards
 from index.removal import remove_records
 from index.score_scale import LEVELS, ScoreScale, measure_scales
 from index.shards import open_shards
+from index.vector_index import VectorIndex
 
 
 def table_of(folder: Path, vectors: np.ndarray):
@@ -91,6 +94,24 @@ def test_of_scores_that_many_pairs_share_the_pairs_below_count():
     scale = ScoreScale(asker="image", drawn="images", pairs=10**7, mean=0.45, deviation=0.3, quantiles=scores)
 
     assert scale.percentile([0.4, 0.9, 0.95]).tolist() == pytest.approx([40, 90, 100 - 1e-5])
+
+
+def test_few_words_are_measured_by_themselves_and_where_they_were_not_they_are_texts(tmp_path):
+    mark = make_encoder(tmp_path / "encoder")
+    write_archive(tmp_path / "shards", range(1, 21), mark)
+    build_index(tmp_path / "shards", tmp_path / "index", tmp_path / "encoder")
+    reports = open_index(tmp_path / "index").index("reports")
+    degrees = ["", "minimal", "small", "moderate", "large", "new", "chronic", "unchanged", "improving", "worsening"]
+    with torch.inference_mode():
+        asked = load_checkpoint(tmp_path / "encoder").encode_texts([f"{degree} pulmonary edema".strip() for degree in degrees]).joint
+
+    scale = reports.scale("phrase")
+
+    scores = asked.numpy() @ reports.table.vectors("joint", np.arange(20)).T  # of whichever patient: nobody's words
+    assert (scale.drawn, scale.pairs) == ("prompts", 10 * 20)
+    assert (scale.mean, scale.deviation) == pytest.approx((scores.mean(), scores.std()), abs=1e-5)
+    older = VectorIndex(reports.table, "joint", scales=[one for one in reports.scales if one.asker != "phrase"])
+    assert older.scale("phrase") == older.scale("text") != scale
 
 
 @pytest.mark.parametrize("change", [{"quantiles": (0.1, 0.2)}, {"quantiles": tuple(-level for level in LEVELS)}, {"deviation": 0.0}])

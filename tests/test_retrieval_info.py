@@ -87,10 +87,11 @@ def test_info_says_what_random_pairs_score(built, shards):
     vectors = open_shards(shards).table("images").blocks("joint")[0]
     every = (vectors[:2000] @ vectors[2000:].T).ravel()
 
-    (image, text), _ = (entry["scales"] for entry in json.loads(medret("info", out, "--json").stdout)["indexes"])
+    (image, text, phrase), _ = (entry["scales"] for entry in json.loads(medret("info", out, "--json").stdout)["indexes"])
     told = medret("info", out).stdout
 
-    assert (image["asker"], image["drawn"], text["asker"], text["drawn"]) == ("image", "images", "text", "reports")
+    drawn = [(one["asker"], one["drawn"]) for one in (image, text, phrase)]
+    assert drawn == [("image", "images"), ("text", "reports"), ("phrase", "prompts")]
     assert 1_999_000 < image["pairs"] < 2_000_000
     assert (image["mean"], image["deviation"]) == pytest.approx((every.mean(), every.std()), abs=0.01)
     for percent, score in image["below"].items():

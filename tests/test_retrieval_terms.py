@@ -7,6 +7,7 @@ import pytest
 from encoders.errors import MedretError
 from retrieval.answers import Query
 from retrieval.query_file import read_query
+from retrieval.question import Question
 from retrieval.terms import AskedTerm, Term, compose, parse_weight, read_term
 
 X, Y = np.array([1, 0, 0], np.float32), np.array([0, 1, 0], np.float32)
@@ -103,3 +104,18 @@ def test_json_can_say_all_that_a_query_has():
 def test_a_query_in_json_that_is_none_says_why(said, fault):
     with pytest.raises(ValueError, match=fault):
         read_query(said)
+
+
+@pytest.mark.parametrize(
+    ("term", "whose"),
+    [
+        (Term(text="small left effusion"), "phrase"),
+        (Term(text="Small left effusion. No pneumothorax."), "text"),
+        (Term(label="Edema"), "phrase"),
+        (Term(id="r005"), "text"),
+    ],
+)
+def test_scores_of_a_few_words_are_read_against_phrases_and_those_of_reports_against_reports(term, whose):
+    asked = AskedTerm(term=term, asker="text", vector=np.eye(1, 4, dtype=np.float32)[0])
+
+    assert Question(query=Query(terms=(term,)), terms=(asked,), vector=asked.vector[None]).measured_as == whose
