@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retrieval.asked import label_queries, pair_queries
 from retrieval.benchmarks import (
@@ -17,9 +16,9 @@ from retrieval.complete import rank_all
 from retrieval.engine import SearchEngine
 from retrieval.figures import direction_result
 from retrieval.filters import Condition, Selection, parse_where
-from retrieval.matches import PairRanks, rank_pairs
-from retrieval.measures import COMPLETE, Measure, chance_measures, measure_rankings
-from retrieval.metrics import Denominator, chance_ranks
+from retrieval.matches import rank_pairs
+from retrieval.measures import COMPLETE, Measure, chance_first_ranks, chance_measures, measure_rankings
+from retrieval.metrics import Denominator
 from retrieval.qrels import RULES, Rule, UncertainPolicy
 from retrieval.report_texts import choose_report_text
 from retrieval.results import DirectionResult, EvaluationResult
@@ -235,14 +234,5 @@ def score_pairs(
         **protocol,
         "left_out": dict(task.left_out),
     }
-    return direction_result(pair_queries(pairs, by, scores, _chance_of_each(pairs, ks)), options, pairs.candidates)
-
-
-def _chance_of_each(pairs: PairRanks, ks: Sequence[int]) -> dict[str, NDArray[np.float64]]:
-    """What a random order is expected to score for each query by itself."""
-    counts, places = np.unique(pairs.own, return_inverse=True)
-    figures = []
-    for count in counts.tolist():
-        recall, median, reciprocal = chance_ranks([count], pairs.candidates, ks)
-        figures.append({**{f"R@{k}": recall[k] for k in ks}, "median_rank": median, "MRR": reciprocal})
-    return {name: np.array([one[name] for one in figures])[places] for name in figures[0]}
+    chance = chance_first_ranks(pairs.own, np.full_like(pairs.own, pairs.candidates), ks)
+    return direction_result(pair_queries(pairs, by, scores, chance), options, pairs.candidates)

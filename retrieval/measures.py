@@ -87,12 +87,30 @@ def chance_measures(
     if "mAP" in measures:
         expected["mAP"] = chance_average_precision(relevant, candidates)
     if {"MRR", "median_rank"} & set(measures):
-        pairs, places = np.unique(np.stack([relevant, candidates]), axis=1, return_inverse=True)
-        each = [chance_ranks([count], gallery, ())[1:] if count else (np.inf, 0.0) for count, gallery in pairs.T.tolist()]
-        middle, reciprocal = np.array(each, dtype=np.float64).reshape(-1, 2)[places.reshape(-1)].T
-        expected |= {"MRR": reciprocal} if "MRR" in measures else {}
-        expected |= {"median_rank": middle} if "median_rank" in measures else {}
+        expected |= {name: each for name, each in chance_first_ranks(relevant, candidates).items() if name in measures}
     return expected
+
+
+def chance_first_ranks(relevant: Counts, candidates: Counts, ks: Sequence[int] = ()) -> dict[str, Floats]:
+    """Compute, for each query by itself, what the first relevant answer of a random order is expected to score.
+
+    Args:
+        relevant: (Q,) int64, relevant candidates of each query.
+        candidates: (Q,) int64, candidates of each query.
+        ks: Cut-offs of "R@k": whether it is among the first k.
+
+    Returns:
+        (Q,) float64 by name: "R@k", "MRR" and "median_rank"; where nothing is relevant 0, 0 and infinity.
+    """
+    cuts = tuple(dict.fromkeys(ks))
+    pairs, places = np.unique(np.stack([relevant, candidates]), axis=1, return_inverse=True)
+    figures = []
+    for count, gallery in pairs.T.tolist():
+        recall, middle, reciprocal = chance_ranks([count], gallery, cuts) if count else (dict.fromkeys(cuts, 0.0), np.inf, 0.0)
+        figures.append([*recall.values(), reciprocal, middle])
+    names = [*(f"R@{k}" for k in cuts), "MRR", MEDIAN]
+    values = np.array(figures, dtype=np.float64).reshape(-1, len(names))[places.reshape(-1)]
+    return dict(zip(names, values.T, strict=True))
 
 
 def summarise(values: Mapping[str, Floats], chosen: NDArray[np.bool_]) -> dict[str, float]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from encoders.errors import MedretError
 from retrieval.figures import direction_result
-from retrieval.measures import COMPLETE, MEASURES, Measure, chance_measures, measure_rankings
-from retrieval.metrics import Denominator, chance_ranks
+from retrieval.measures import COMPLETE, MEASURES, Measure, chance_first_ranks, chance_measures, measure_rankings
+from retrieval.metrics import Denominator
 from retrieval.results import EvaluationResult, PerQuery
 from retrieval.saved_runs import (
     CANDIDATES,
@@ -131,9 +131,9 @@ def _per_query(
     if beside is None:  # what was never judged may have been a candidate, so a random order is not known
         chance = {name: np.full(len(kept), math.nan) for name in chance}
     scores: dict[str, NDArray[np.float64]] = measure_rankings(hits, relevant, measures, ks, denominator)
-    for k in ks if beside is not None and beside.scores_own else ():
-        scores[f"R@{k}"] = np.where(hits[:, :k].any(axis=1), 1.0, 0.0)
-        chance[f"R@{k}"] = _chance_of_any(relevant, described["reachable"], k)
+    if beside is not None and beside.scores_own:
+        scores |= {f"R@{k}": np.where(hits[:, :k].any(axis=1), 1.0, 0.0) for k in ks}
+        chance |= {name: each for name, each in chance_first_ranks(relevant, described["reachable"], ks).items() if name in scores}
     return PerQuery(
         **described,
         **describe_answers(run.documents, rows, hits),
@@ -141,13 +141,6 @@ def _per_query(
         chance=chance,
         find="documents",
     )
-
-
-def _chance_of_any(relevant: NDArray[np.int64], candidates: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-    """How likely a random order has a relevant candidate among its first k: (Q,) float64."""
-    pairs, places = np.unique(np.stack([relevant, candidates]), axis=1, return_inverse=True)
-    each = [chance_ranks([count], gallery, [k])[0][k] for count, gallery in pairs.T.tolist()]
-    return np.array(each)[places.reshape(-1)]
 
 
 def _described(ids: Sequence[str], qrels: Qrels, relevant: NDArray[np.int64], beside: _Beside | None) -> dict[str, Any]:
