@@ -213,6 +213,19 @@ def test_label_precision_is_that_of_a_plain_count(tmp_path, encoder, encoder_fol
                 )
 
 
+def test_a_prompt_is_named_by_its_finding_and_its_place_there_whatever_else_is_asked_for(tmp_path, encoder_folder):
+    engine = labelled_engine(tmp_path, labelled_corpus(seed=3), encoder_folder)
+    prompts = {"Edema": ("edema", "fluid"), "Fracture": ("fracture",), "Pneumonia": ("pneumonia",)}
+
+    every, one = (
+        evaluate_label_precision(engine, directions=("text-image",), prompts=prompts, findings=findings).directions["text-image"]
+        for findings in (None, ("Fracture",))
+    )
+
+    assert every.per_query.ids == ("prompt0|Edema", "prompt1|Edema", "prompt0|Fracture", "prompt0|Pneumonia")
+    assert one.per_query.ids == ("prompt0|Fracture",)
+
+
 def test_studies_are_found_behind_a_study_of_very_many_images(tmp_path, encoder_folder):
     """120 images of one study fill the first answers; four other studies, one of them relevant, come after them."""
     crowd = [Record(id=f"a{row:03d}", image=Path("x"), study_id="s1", labels={"Edema": LabelState.NEGATIVE}) for row in range(120)]

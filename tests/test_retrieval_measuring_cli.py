@@ -55,6 +55,27 @@ def test_without_resamples_there_are_no_intervals(folder, tmp_path):
     assert "95" not in done.stdout
 
 
+def test_the_rule_of_relevance_and_the_findings_are_chosen_and_the_page_can_do_without_maps(folder, tmp_path):
+    done = evaluate(
+        folder, "--relevance", "exact", "--finding", "Edema", "--finding", "Edema", "-k", 3, "-k", 3, "--resamples", 0,
+        "--json", tmp_path / "result.json", "--html", tmp_path / "page.html", "--no-maps",
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    said = result["protocol"]
+    assert said["relevance"] == "positive for the same findings as the image that asks, and no other"
+    assert (said["findings"], said["k"]) == (["Edema"], [3])
+    assert result["per_class"] == {} and 0 < result["metrics"]["P@3"]["chance"] < 1
+    assert "positive for the same findings" in (tmp_path / "page.html").read_text()
+
+
+def test_a_finding_that_there_is_not_is_a_line_with_those_there_are(folder):
+    done = evaluate(folder, "--finding", "edema")
+
+    assert (done.returncode, done.stderr) == (1, "medret: the corpus has no finding 'edema'. It has: Edema, Fracture\n")
+
+
 def test_a_measure_that_there_is_not_is_wrong_usage(folder):
     done = evaluate(folder, "--measure", "F1")
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +77,7 @@ def fails(*arguments, code=1):
     return " ".join(done.stderr.replace("│", " ").split())
 
 
-def plain_precision(engine, numbers, texts, classes, ks, own, once):
+def plain_precision(engine, numbers, texts, classes, ks, own, once, exact=False):
     """P@k by sorting: cosines rounded to float32, ties by id, the own text among the candidates or not."""
     table = engine.table("images")
     ids = [f"train/patient{number:05d}/study1/view1_frontal" for number in numbers]
@@ -91,15 +92,16 @@ def plain_precision(engine, numbers, texts, classes, ks, own, once):
         order = sorted(range(len(held)), key=lambda place: (-cosines[query, place], ids[held[place]]))
         order = [held[place] for place in order if own == "counted" or held[place] not in mine]
         standing = [[place, *(other for other in range(len(folded)) if once and folded[other] == folded[place])] for place in order]
-        right = [any(classes[other] == finding for other in others) for others in standing]
+        shown = [{classes[other] for other in others} for others in standing]
+        right = [some == {finding} if exact else finding in some for some in shown]
         for k in ks:
             found[k].append(sum(right[:k]) / k)
     return {f"P@{k}": np.mean(values) for k, values in found.items()}
 
 
 @pytest.mark.parametrize("own", ["counted", "excluded"])
-@pytest.mark.parametrize("same_text", ["each", "once"])
-def test_5x200_is_that_of_sorting_everything(made, tmp_path, own, same_text):
+@pytest.mark.parametrize(("same_text", "rule"), [("each", "finding"), ("once", "finding"), ("once", "any"), ("once", "exact")])
+def test_5x200_is_that_of_sorting_everything(made, tmp_path, own, same_text, rule):
     numbers = list(range(1, 26))
     said = [
         "The heart is stable" if number % 4 == 0 else f"There is {FIVE[number % 5].lower()} of grade {number % 7}" for number in numbers
@@ -108,11 +110,12 @@ def test_5x200_is_that_of_sorting_everything(made, tmp_path, own, same_text):
     lists = write_five_list(tmp_path / "list.csv", texts)
     engine = SearchEngine.load(made / "index")
 
-    content = evaluate_five_by_200(engine, lists, benchmark="chexpert-5x200", ks=(1, 5, 10), own_report=own, same_text=same_text).to_dict()
+    options = {"own_report": own, "same_text": same_text, "relevance": rule}
+    content = evaluate_five_by_200(engine, lists, benchmark="chexpert-5x200", ks=(1, 5, 10), **options).to_dict()
     result = content["directions"]["image-report"]
 
     classes = [FIVE[number % 5] for number in numbers]
-    plain = plain_precision(engine, numbers, list(texts.values()), classes, (1, 5, 10), own, same_text == "once")
+    plain = plain_precision(engine, numbers, list(texts.values()), classes, (1, 5, 10), own, same_text == "once", rule == "exact")
     assert {name: score["value"] for name, score in result["metrics"].items()} == pytest.approx(plain)
     assert result["protocol"]["own_report"] == own
     assert result["candidates"] == (20 if same_text == "once" else 25)
@@ -222,6 +225,24 @@ def test_without_named_splits_patients_are_drawn_whole_and_fractions_hold_each_o
     assert sum(counts) == 120 and all(count % 2 == 0 for count in counts)  # two images a patient
     learned = [int(number) for number in re.findall(r": (\d+) images", str(first["protocol"]["learned_from"]))]
     assert learned[0] == 2 * round(0.2 * counts[0] / 2) and learned[1] == counts[0]
+
+
+def test_a_probe_says_how_many_test_images_its_encoder_may_have_learned_from(tmp_path, encoder_folder):
+    noted = shutil.copytree(encoder_folder, tmp_path / "encoder")
+    config = json.loads((noted / "encoder.json").read_text())
+    (noted / "encoder.json").write_text(json.dumps(config | {"notes": {"training": {"corpora": [{"format": "table"}]}}}))
+    told = []
+    for number, split in enumerate((lambda patient: None, lambda patient: "train" if patient % 2 else "test")):
+        engine, *_ = labelled_engine(tmp_path / str(number), noted, split=split)
+        result = evaluate_linear_probe(engine, fractions=(1.0,)).directions["image-label"]
+        told.append((result.protocol["test_images_that_the_encoder_may_have_learned_from"], result.queries))
+
+    (every, images), (some, _) = told
+    assert every == f"{images} of {images}, as it learned from table"
+    assert 0 < int(some.split()[0]) < images
+    engine, *_ = labelled_engine(tmp_path / "unnoted", encoder_folder)
+    unnoted = evaluate_linear_probe(engine, fractions=(1.0,)).directions["image-label"].protocol
+    assert unnoted["test_images_that_the_encoder_may_have_learned_from"] == "none that its notes tell of"
 
 
 def test_the_sections_that_stand_for_a_report_are_read_from_the_corpus(made):

@@ -82,7 +82,14 @@ def evaluate(
     from retrieval.figures import add_intervals
     from retrieval.result_tables import render_result
 
-    given: dict[str, Any] = {"directions": direction, "ks": k, "splits": split, "views": view, "by": by, "uncertain": uncertain}
+    given: dict[str, Any] = {
+        "directions": direction,
+        "ks": list(dict.fromkeys(k or ())),
+        "splits": split,
+        "views": view,
+        "by": by,
+        "uncertain": uncertain,
+    }
     given |= {"exclude_same_patient": exclude_same_patient, "max_queries": max_queries, "seed": seed, "image_vector": image_vector}
     given |= {"only": parse_conditions(only), "where": where, **flags.given()}
     flags.check(benchmark, html=html_out is not None)
