@@ -75,8 +75,9 @@ class Query:
             raise ValueError(f"a query has terms or {', '.join(short)}, not both")
         if short:
             object.__setattr__(self, "terms", (Term(**short),))
-        if isinstance(self.without, str):
-            raise ValueError("without is one text, expected several: without=('edema',)")
+        for name in ("without", "splits", "views"):
+            if isinstance(given := getattr(self, name), str):
+                raise ValueError(f"{name} is one text, expected several: {name}=({given!r},)")
         if self.offset < 0:
             raise ValueError(f"offset is {self.offset}, expected 0 or more")
         if self.min_score is not None and isnan(self.min_score):

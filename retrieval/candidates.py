@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from encoders.errors import MedretError
 from index.corpora.record import NULL_LABEL, LabelState
 from retrieval.answers import Query
+from retrieval.columns import plain_name
 from retrieval.filters import EVERYTHING, Selection
 
 if TYPE_CHECKING:
@@ -67,7 +68,9 @@ class Candidates:
         The labels tell where the text names a finding of the index and somebody looked for it: positive and uncertain show it.
         Of all other records, those show it whose cosine to the text is in the highest tenth of all live rows.
         """
-        finding = next((name for name in table.findings if _plain(name) == _plain(text)), None)
+        if not text.strip():
+            raise MedretError("what must not be there is empty; give --without a finding or a text")
+        finding = next((name for name in table.findings if plain_name(name) == plain_name(text)), None)
         states = np.full(table.rows, NULL_LABEL, np.int8) if finding is None else table.labels([finding])[:, 0]
         labelled = np.isin(states, (LabelState.POSITIVE, LabelState.UNCERTAIN))
         unread = states == NULL_LABEL
@@ -89,7 +92,3 @@ class Candidates:
         least = np.partition(live, -ceil(len(live) * _LIKE))[-ceil(len(live) * _LIKE)]
         like: Mask = scores >= least
         return like
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())

@@ -56,10 +56,13 @@ def answer_file(
         How many there were.
 
     Raises:
-        MedretError: Naming the line that is no query, or cannot be answered.
+        MedretError: Naming the line that is no query, or cannot be answered; or if `out` is `source`.
+        OSError: If `source` cannot be read.
     """
     count = 0
-    with whole_file(out) as part, source.open("rb") as lines, part.open("w", encoding="utf-8") as answers:
+    with source.open("rb") as lines, whole_file(out) as part, part.open("w", encoding="utf-8", errors="backslashreplace") as answers:
+        if out.exists() and out.samefile(source):
+            raise MedretError(f"{out}: holds the queries, and would be replaced by the answers; name another file to write")
         waiting = _read_queries(source, lines, defaults or {})
         while batch := list(islice(waiting, AT_ONCE)):
             for (line, name, _), answer in zip(batch, _answer(engine, source, batch), strict=True):

@@ -238,6 +238,14 @@ def test_a_line_that_cannot_be_answered_is_named_and_nothing_is_written(engine, 
     assert [path.name for path in tmp_path.iterdir()] == ["queries.jsonl"]
 
 
+def test_a_name_that_is_no_unicode_is_repeated_as_it_was_given(engine, tmp_path):
+    (tmp_path / "queries.jsonl").write_text('{"id": "i001", "name": "\\ud800 ü"}\n')
+
+    answer_file(engine, tmp_path / "queries.jsonl", tmp_path / "answers.jsonl")
+
+    assert json.loads((tmp_path / "answers.jsonl").read_text("utf-8"))["name"] == "\ud800 ü"
+
+
 def test_a_file_without_queries_is_refused(engine, tmp_path):
     (tmp_path / "queries.jsonl").write_text("\n")
 

@@ -133,6 +133,24 @@ def test_a_file_of_queries_is_answered_in_a_file(home):
     assert not (home / "other.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("source", "out", "fault"),
+    [
+        ("nowhere.jsonl", "answers", "nowhere.jsonl: No such file"),
+        (".", "answers", ".: Is a directory"),
+        ("only.jsonl", "only.jsonl", "only.jsonl: holds the queries"),
+        ("only.jsonl", "nowhere/answers", "nowhere/answers: its folder is not there"),
+    ],
+)
+def test_a_file_of_queries_that_cannot_be_read_or_would_be_replaced_is_named(home, source, out, fault):
+    (home / "only.jsonl").write_text('{"id": "f00"}\n')
+
+    done = query(home, "--queries", source, "--out", out)
+
+    assert (done.returncode, done.stderr.count("medret: "), f"medret: {fault}" in done.stderr) == (1, 1, True), done.stderr
+    assert (home / "only.jsonl").read_text() == '{"id": "f00"}\n' and not (home / "answers").exists()
+
+
 def test_the_example_of_the_readme_runs_as_it_stands(home):
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     (example,) = re.findall(r"### From Python\n\n```python\n(.*?)```", readme, re.DOTALL)

@@ -314,10 +314,11 @@ def test_an_unknown_record_is_refused_by_name(engine):
         {"text": "a", "min_score": float("nan")},
         {"text": "a", "collapse": "film"},
         {"text": "a", "without": "edema"},
+        {"text": "a", "splits": "test"},
     ],
 )
 def test_a_query_that_makes_no_sense_is_a_wrong_call(wrong):
-    with pytest.raises(ValueError, match=r"query|k is|find is|vector is|offset is|min_score|collapse is|without is"):
+    with pytest.raises(ValueError, match=r"query|k is|find is|vector is|offset is|min_score|collapse is|(without|splits) is one"):
         Query(**wrong)
 
 
