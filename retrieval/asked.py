@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from retrieval.engine import SearchEngine
 from retrieval.matches import PairRanks
-from retrieval.owners import owner_names, present
+from retrieval.owners import number_owners, present
 from retrieval.results import PerQuery
 from retrieval.tasks import LabelTask
 from retrieval.units import By, Judged, number_units, unit_masks
@@ -133,20 +133,3 @@ def candidate_names(table: "ShardTable", by: By) -> NDArray[np.object_]:
         studies = table.column("study_id")
         names = np.where(present(studies), studies, names)
     return names
-
-
-def number_owners(table: "ShardTable", rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number whose each row is, from 0: equal for the rows of a patient, else of a study; a row of neither is its own.
-
-    Args:
-        table: The records.
-        rows: (R,) int64.
-
-    Returns:
-        (R,) int64.
-    """
-    owners = owner_names(table)[rows]
-    alone = ~present(owners)
-    owners[alone] = [f"record {row}" for row in rows[alone].tolist()]
-    numbers: NDArray[np.int64] = np.unique(owners.astype(str), return_inverse=True)[1]
-    return numbers

@@ -40,10 +40,15 @@ def bind(tree: Tree, table: "ShardTable") -> Tree:
     return replace_comparisons(tree, lambda one: _bound(one, table))
 
 
+def plain_name(name: str) -> str:
+    """Fold what does not matter in the name of a column, finding or state: letter case, and what stands between words."""
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
 def plain_column(name: str) -> str:
-    """Fold what does not matter in the name of a column or finding: letter case, and what stands between words."""
-    folded = " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
-    return _ALIASES.get(folded, folded).replace("_", " ")
+    """Fold the name of a column or finding, a column's short name into its own."""
+    folded = plain_name(name)
+    return plain_name(_ALIASES.get(folded, folded))
 
 
 def asks_for_ids(one: Comparison) -> bool:
@@ -83,7 +88,7 @@ def _state(one: Comparison, place: int, finding: str) -> Value:
     written = one.values[place]
     if written is None:
         return None
-    name = "_".join(str(written).casefold().replace("_", " ").replace("-", " ").split())
+    name = plain_name(str(written)).replace(" ", "_")
     if name not in _STATES:
         close = get_close_matches(name, _STATES, 1)
         meant = f"; did you mean {close[0]}?" if close else ";"

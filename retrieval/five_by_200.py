@@ -5,7 +5,7 @@ Source: GLoRIA, Huang et al., ICCV 2021, and its preprocessing code; its own lis
 
 import csv
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -160,9 +160,3 @@ def save_five_list(listed: FiveList, path: Path) -> None:
         table = csv.writer(file)
         table.writerow(["id", *FIVE])
         table.writerows([image.id, *(int(image.finding == finding) for finding in FIVE)] for image in listed.images)
-
-
-def identical_texts(texts: Sequence[str]) -> NDArray[np.int64]:
-    """Number the texts so that identical ones, white space folded, share the place of the first: (N,) int64."""
-    first: dict[str, int] = {}
-    return np.array([first.setdefault(" ".join(text.split()), place) for place, text in enumerate(texts)], dtype=np.int64)

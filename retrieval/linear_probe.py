@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 
 from encoders.checkpoint import read_notes
 from encoders.errors import MedretError
-from retrieval.asked import number_owners
 from retrieval.engine import SearchEngine
 from retrieval.evaluation import read_selection, say_selection
 from retrieval.filters import Condition
-from retrieval.owners import present
+from retrieval.owners import number_owners, present
 from retrieval.qrels import LabelRelevance, UncertainPolicy
 from retrieval.results import EvaluationResult
-from retrieval.roc import mean_area
+from retrieval.roc import finding_areas
 from retrieval.zero_shot import area_result, labelled_images
 
 PROBE_DIRECTIONS = ("image-label",)
@@ -116,7 +115,7 @@ class _Probe:
         asked = np.concatenate([validate, test])
         every = np.stack([self._scores(train, asked, shift, scale, place) for place in range(self.judged.shape[1])], axis=2)
         held = len(validate)
-        areas = np.stack([mean_area(scores[:held], self.positive[validate], self.judged[validate]) for scores in every])  # (C, K)
+        areas = np.stack([finding_areas(scores[:held], self.positive[validate], self.judged[validate]) for scores in every])  # (C, K)
         kept = ~np.isnan(areas).any(axis=0)
         if not kept.any():
             raise MedretError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,7 +160,7 @@ def _chunks(side: Side, most: int) -> Iterator[tuple[Rows, Rows, Rows]]:
         first = last
 
 
-def exact_scores(queries: NDArray[np.float32], table: "ShardTable", rows: Rows, vector: str) -> NDArray[np.float32]:
+def exact_scores(queries: NDArray[np.floating[Any]], table: "ShardTable", rows: Rows, vector: str) -> NDArray[np.float32]:
     """Score rows for each of Q query vectors (Q, D): products in float64, rounded to (Q, len(rows)) float32 as the index gives them."""
     wide = queries.astype(np.float64)
     scores = np.empty((len(queries), len(rows)), dtype=np.float32)

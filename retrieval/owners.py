@@ -75,3 +75,20 @@ def owner_names(table: "ShardTable") -> NDArray[np.object_]:
         known = present(values)
         owners[known] = [f"{column} {value}" for value in values[known]]
     return owners
+
+
+def number_owners(table: "ShardTable", rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number whose each row is, from 0: equal for the rows of a patient, else of a study; a row of neither is its own.
+
+    Args:
+        table: The records.
+        rows: (R,) int64.
+
+    Returns:
+        (R,) int64.
+    """
+    owners = owner_names(table)[rows]
+    alone = ~present(owners)
+    owners[alone] = [f"record {row}" for row in rows[alone].tolist()]
+    numbers: NDArray[np.int64] = np.unique(owners.astype(str), return_inverse=True)[1]
+    return numbers

@@ -12,11 +12,11 @@ from retrieval.benchmarks import PUBLISHED_DIRECTIONS, listed_rows, own_reports,
 from retrieval.engine import SearchEngine
 from retrieval.evaluation import read_selection, say_selection, score_labels, score_pairs
 from retrieval.filters import Condition
-from retrieval.five_by_200 import FIVE, FiveList, draw_five_list, identical_texts, load_five_list, save_five_list
+from retrieval.five_by_200 import FIVE, FiveList, draw_five_list, load_five_list, save_five_list
 from retrieval.measures import Measure
 from retrieval.metrics import Denominator
 from retrieval.published_lists import load_published_lists
-from retrieval.qrels import Rule
+from retrieval.qrels import Rule, number_texts
 from retrieval.results import DirectionResult, EvaluationResult
 from retrieval.tasks import PairTask
 from retrieval.text_tasks import ceilings, given_text, published_text_task, seat_texts, text_task
@@ -178,10 +178,10 @@ class _Studies:
         self.origin = "the list's" if given else "the index's reports"
         texts = given or _index_texts(engine, rows)
         self.classes = np.array([FIVE.index(image.finding) for image in listed.images], dtype=np.int64)
-        first = identical_texts(texts) if once else np.arange(len(texts))
-        kept, self.own = np.unique(first, return_inverse=True)
+        numbers = number_texts(texts) if once else np.arange(len(texts))
+        _, kept, self.own = np.unique(numbers, return_index=True, return_inverse=True)
         self.rows = rows
-        shown = [{FIVE[number] for number in self.classes[first == place]} for place in kept]
+        shown = [{FIVE[number] for number in self.classes[self.own == text]} for text in range(len(kept))]
         seated = [given_text(listed.images[place].id, texts[place], some, FIVE) for place, some in zip(kept.tolist(), shown, strict=True)]
         self.engine = seat_texts(engine, seated, FIVE)
 

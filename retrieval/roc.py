@@ -38,7 +38,7 @@ def area_under_curve(
     return area
 
 
-def mean_area(scores: NDArray[np.float64], positive: NDArray[np.bool_], judged: NDArray[np.bool_]) -> NDArray[np.float64]:
+def finding_areas(scores: NDArray[np.float64], positive: NDArray[np.bool_], judged: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Compute the area of each of K findings over the records that are judged for it.
 
     Args:

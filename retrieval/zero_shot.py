@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 
 from encoders.errors import MedretError
 from index.corpora.prompts import prompts_for
-from retrieval.asked import number_owners
 from retrieval.engine import SearchEngine
 from retrieval.evaluation import read_selection, say_selection
 from retrieval.filters import Condition, Selection
+from retrieval.matches import exact_scores
+from retrieval.owners import number_owners
 from retrieval.qrels import LabelRelevance, UncertainPolicy, read_relevance
 from retrieval.results import DirectionResult, EvaluationResult, Score
-from retrieval.roc import area_intervals, mean_area
+from retrieval.roc import area_intervals, finding_areas
 
 ZERO_SHOT_DIRECTIONS = ("sentences", "contrast", "continuous")
 _WORDING = {
@@ -22,7 +23,6 @@ _WORDING = {
     "contrast": 'the cosine to "FINDING" less that to "no FINDING" (CheXzero\'s templates)',
     "continuous": "the cosine to the encoder's learned prompt of each finding",
 }
-_ROWS_AT_ONCE = 8192
 COUNTED = ("images", "findings")
 
 
@@ -67,13 +67,10 @@ def evaluate_zero_shot(
     selection = read_selection(splits, views, only, where)
     names = tuple(engine.table("images").findings if findings is None else findings)
     rows, relevance = labelled_images(engine, selection, names, uncertain)
-    vectors = engine.stored_vectors("images", rows)
     results = {}
     for direction in directions:
         asked, prompted = _prompt_vectors(engine, direction, names, prompts or {})
-        scores = np.concatenate(
-            [vectors[start : start + _ROWS_AT_ONCE].astype(np.float64) @ asked.T for start in range(0, len(vectors), _ROWS_AT_ONCE)]
-        )  # (N, K)
+        scores = exact_scores(asked, engine.table("images"), rows, "joint").T.astype(np.float64)  # (N, K)
         protocol = {"direction": direction, "vector": "joint", "score": _WORDING[direction], **say_selection(selection)}
         protocol |= {"prompts": "built-in" if prompts is None else "given"} if direction == "sentences" else {}
         protocol |= {"uncertain": uncertain}
@@ -140,7 +137,7 @@ def area_result(
     per_class: dict[str, tuple[int, dict[str, Score]]] = {names[place]: (int(judged[:, place].sum()), {}) for place in kept}
     for metric, values in scores.items():
         given = kept[~np.isnan(values[:, kept]).all(axis=0)]
-        areas = mean_area(values[:, given], some[:, given], judged[:, given])
+        areas = finding_areas(values[:, given], some[:, given], judged[:, given])
         ends, middle = area_intervals(values[:, given], some[:, given], judged[:, given], owners, np.isin(given, common), resamples)
         shared = areas[np.isin(given, common)]
         overall[metric] = Score(float(shared.mean()) if len(shared) else np.nan, 0.5, *middle)
