@@ -175,9 +175,9 @@ def _count(
     lengths = np.array([len(rows) for rows in excluded])
     item = np.repeat(np.arange(len(excluded)), lengths)
     gone = np.concatenate(excluded) if len(excluded) else rows[:0]
-    item, gone = item[is_head[gone]], gone[is_head[gone]]
+    item, shown = item[is_head[gone]], masks[gone[is_head[gone]]]
     for mask in np.unique(asked):
-        fewer = np.bincount(item[task.answers(masks[gone], mask)], minlength=len(excluded))  # of each item
+        fewer = np.bincount(item[task.answers(shown, mask)], minlength=len(excluded))  # of each item
         mine = asked == mask
         relevant[mine] -= fewer[places[mine]]
     return relevant, candidates - np.bincount(item, minlength=len(excluded))[places]
