@@ -321,6 +321,7 @@ def test_zero_shot_linear_probe_and_report_text_run_from_the_command_line(made):
         (["mimic-5x200", "--per-class", "50"], 1, "too few images show one finding alone: 7 of Atelectasis"),
         (["chexpert-8x200"], 2, "needs the folder of its lists"),
         (["zero-shot", "list.csv"], 2, "takes no lists"),
+        (["zero-shot", "-k", "5"], 2, "zero-shot has no option -k"),
         (["mimic-5x200", "list.csv", "--seed", "1"], 2, "--seed is of lists that are drawn"),
         (["zero-shot", "--direction", "text-image"], 2, "zero-shot has sentences, contrast, continuous"),
         (["linear-probe", "--fraction", "0"], 2, "0.0001<=x<=1"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from retrieval.commands.notes import note
-from retrieval.commands.protocol_flags import ProtocolFlags
+from retrieval.commands.protocol_flags import ProtocolFlags, option_name
 
 if TYPE_CHECKING:
     from retrieval.results import EvaluationResult
@@ -51,7 +51,7 @@ class KeepingFlags(ProtocolFlags):
 
         own = sorted(name for name, value in given.items() if value not in (None, [], ()) and not isinstance(value, Path))
         if own:
-            raise typer.BadParameter(f"--frozen brings its own options; leave out {', '.join(own).replace('_', ' ')}")
+            raise typer.BadParameter(f"--frozen brings its own options; leave out {', '.join(map(option_name, own))}")
         return given | frozen_options(load_frozen(self.frozen, benchmark))
 
     def keep(self, result: "EvaluationResult", options: dict[str, Any], encoder: str) -> None:

@@ -16,6 +16,7 @@ from retrieval.commands.encoding import encode_with_notes
 from retrieval.commands.flags import spread
 from retrieval.commands.keeping_flags import KeepingFlags
 from retrieval.commands.options import INDEX, Device, Index, Only, Splits, Vector, Views, Where, WithIds, parse_conditions
+from retrieval.commands.protocol_flags import option_name
 from retrieval.commands.writing import check_places, write_text
 
 if TYPE_CHECKING:
@@ -24,16 +25,6 @@ if TYPE_CHECKING:
 Benchmark = Literal[
     "label-precision", "report-recall", "chexpert-8x200", "chexpert-5x200", "mimic-5x200", "zero-shot", "linear-probe", "trec"
 ]
-_FLAGS = {  # parameter to flag, where they differ
-    "directions": "direction",
-    "ks": "k",
-    "splits": "split",
-    "views": "view",
-    "fractions": "fraction",
-    "measures": "measure",
-    "ask_splits": "ask-split",
-    "findings": "finding",
-}
 
 
 @spread(KeepingFlags)
@@ -144,9 +135,9 @@ def _measure(benchmark: Benchmark, lists: Path | None, given: dict[str, Any], re
         raise typer.BadParameter(f"{benchmark} takes no lists, but is given {lists}")
     options = {name: value for name, value in given.items() if value not in (None, [], ())}
     if foreign := sorted(options.keys() - signature(measure).parameters.keys()):
-        raise typer.BadParameter(f"{benchmark} has no option --{_FLAGS.get(foreign[0], foreign[0]).replace('_', '-')}")
+        raise typer.BadParameter(f"{benchmark} has no option {option_name(foreign[0])}")
     if lists is not None and (idle := [name for name in chosen.drawn if name in options]):
-        raise typer.BadParameter(f"--{_FLAGS.get(idle[0], idle[0]).replace('_', '-')} is of lists that are drawn, and {lists} is given")
+        raise typer.BadParameter(f"{option_name(idle[0])} is of lists that are drawn, and {lists} is given")
     if unknown := [name for name in options.get("directions", []) if name not in directions]:
         raise typer.BadParameter(f"--direction {unknown[0]}: {benchmark} has {', '.join(directions)}")
     if lists is not None:

@@ -7,6 +7,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+_OPTIONS = {"ks": "-k"} | {
+    f"{name}s": f"--{name.replace('_', '-')}" for name in ("direction", "split", "view", "fraction", "measure", "ask_split", "finding")
+}  # parameter to option, where they differ
+
+
+def option_name(parameter: str) -> str:
+    """Name the option that stands for a parameter of a benchmark."""
+    return _OPTIONS.get(parameter, f"--{parameter.replace('_', '-')}")
+
 
 class MeasureName(StrEnum):
     """The measures of `retrieval.measures`, as Typer lists choices of a repeatable option."""
