@@ -224,14 +224,6 @@ class SearchEngine:
             )
         return encode_labels(self.encoder, names, vector)
 
-    def encode_image(self, path: Path, vector: str = "joint") -> NDArray[np.float32]:
-        """Encode one film into (1, D) float32, by the path that the corpus took.
-
-        Raises:
-            MedretError: If the file is no readable greyscale film.
-        """
-        return self.encode_images([path], vector)
-
     def encode_images(self, paths: Sequence[Path], vector: str = "joint") -> NDArray[np.float32]:
         """Encode films, at least one, into (len(paths), D) float32 unit vectors, by the path that the corpus took.
 

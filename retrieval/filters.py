@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -88,18 +88,6 @@ def parse_where(text: str) -> Tree:
     return _Parser(text).whole()
 
 
-def rows_with(table: "ShardTable", column: str, wanted: Sequence[str]) -> NDArray[np.bool_]:
-    """Mark the rows whose value in a string column is one of those wanted; "" stands for none.
-
-    Returns:
-        (rows,) bool; removed rows are not marked.
-
-    Raises:
-        MedretError: If no record has one of the values; values that there are, are named.
-    """
-    return Condition(column=column, values=tuple(wanted)).rows(table)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """Which records take part.
@@ -177,16 +165,16 @@ class _Parser:
         return tree
 
     def disjunction(self) -> Tree:
-        parts = [self.conjunction()]
-        while self.take("or"):
-            parts.append(self.conjunction())
-        return parts[0] if len(parts) == 1 else Or(tuple(parts))
+        return self.joined("or", Or, self.conjunction)
 
     def conjunction(self) -> Tree:
-        parts = [self.negation()]
-        while self.take("and"):
-            parts.append(self.negation())
-        return parts[0] if len(parts) == 1 else And(tuple(parts))
+        return self.joined("and", And, self.negation)
+
+    def joined(self, word: str, kind: type[And] | type[Or], part: Callable[[], Tree]) -> Tree:
+        parts = [part()]
+        while self.take(word):
+            parts.append(part())
+        return parts[0] if len(parts) == 1 else kind(tuple(parts))
 
     def negation(self) -> Tree:
         self.depth += 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from encoders.errors import MedretError
 from index.corpora.record import LabelState, Record
 from retrieval.answers import Query
-from retrieval.filters import Condition, Selection, parse_condition, rows_with
+from retrieval.filters import Condition, Selection, parse_condition
 from retrieval.owners import Groups, number_values, same_owner_rows
 
 FINDINGS = ("Edema", "Pleural Effusion")
@@ -43,6 +43,10 @@ def studies(tmp_path):
         for id, patient, sex, age, day, tags, *states in STUDIES
     ]
     return table_of(tmp_path, records, FINDINGS)
+
+
+def rows_with(table, column, values):
+    return Condition(column=column, values=tuple(values)).rows(table)
 
 
 def test_rows_of_a_split_are_marked(tmp_path):
