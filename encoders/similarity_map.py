@@ -78,9 +78,9 @@ def _stage_outputs(encoder: DualEncoder) -> Iterator[list[Tensor]]:
 
 
 def _choose(outputs: list[Tensor], size: int) -> list[Tensor]:
-    """For each size of a cell the last output that is so fine, the network's last one left out; else the last of the finest."""
-    sides = [_cells(output).shape[-1] for output in outputs[:-1]]
-    fine = [max((place for place, side in enumerate(sides) if side >= min(size // cell, max(sides)))) for cell in _CELLS]
+    """For each size of a cell the last output that is so fine, else the last of the finest; the network's last one only if alone."""
+    sides = [_cells(output).shape[-1] for output in outputs[:-1] or outputs]
+    fine = [max(place for place, side in enumerate(sides) if side >= min(size // cell, max(sides))) for cell in _CELLS]
     return [outputs[place] for place in sorted(set(fine))]
 
 

@@ -53,6 +53,14 @@ def test_the_peak_lies_on_what_makes_a_film_like_the_query(tmp_path, kind):
     assert max(found) <= 128 / 12 + 8  # the square, and half a cell of the coarser map
 
 
+def test_a_network_of_one_stage_has_a_map(tmp_path):
+    family = IMAGE_FAMILIES["vit"]
+    family.model_class(family.make_config(SMALL["vit"] | {"num_hidden_layers": 1})).save_pretrained(tmp_path)
+    encoder = build_encoder(tmp_path, "tiny", TEXTS, size=128, dimension=8).eval()
+
+    assert similarity_map(encoder, film_with(BLOBS[0]), F.normalize(torch.ones(8), dim=0)).shape == (128, 128)
+
+
 def test_a_map_leaves_the_encoder_as_it_was():
     encoder = build_encoder("tiny", "tiny", TEXTS, size=64, dimension=8).eval()
     film = film_with(BLOBS[0], 64)
