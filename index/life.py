@@ -174,8 +174,10 @@ def _check_part(folder: Path, old: Shards, added: Shards) -> None:
         )
     if part.manifest.pseudonymised != old.manifest.pseudonymised:
         words = {True: "pseudonymised", False: "not pseudonymised"}
-        found, expected = words[part.manifest.pseudonymised], words[old.manifest.pseudonymised]
-        raise MedretError(f"{part.folder}: is {found}, but {folder} is {expected}. Encode it as the index was")
+        raise MedretError(
+            f"{part.folder}: is {words[part.manifest.pseudonymised]}, but {folder} is {words[old.manifest.pseudonymised]}. "
+            "Encode it as the index was"
+        )
     if len({check for check in (key_check(part), key_check(old.parts[0])) if check}) > 1:  # who is removed would stay under another name
         raise MedretError(f"{part.folder}: was pseudonymised with another key than {folder}. Encode the corpus with the key of the index")
     if part.folder.resolve() in [other.folder.resolve() for other in old.parts]:

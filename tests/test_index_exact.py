@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shard_folders import unit, write_images
 
 import index.exact
-from index.exact import ExactSearch
+from index.exact import ExactSearch, widen
 from index.shards import open_shards
 
 # Rows of norm exactly 1 whose inner products are exact in float32: ties are ties, whoever adds up.
@@ -166,3 +166,9 @@ def test_a_batch_holds_a_bounded_number_of_candidates(monkeypatch):
     assert max(held) <= 300 and len(held) > 1
     for query, (rows, _) in zip(queries, found, strict=True):
         assert rows.tolist() == brute_force(vectors, ids, query, 60, np.ones(90, bool), [])[0]
+
+
+def test_every_half_is_widened_to_the_float_that_it_is():
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(-1, 32)  # infinities and NaN among them
+
+    np.testing.assert_array_equal(widen(halves, np.empty(halves.shape, np.float32)), halves.astype(np.float32))
