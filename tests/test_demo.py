@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -22,6 +23,14 @@ def share_on_the_left(medret: Path, demo: Path, finding: str, *sides: str) -> fl
     with (demo / "corpus" / "boxes.csv").open() as file:
         drawn = [row["side"] for row in csv.DictReader(file) if row["dicom_id"] in ids and row["finding"] == finding]
     return drawn.count("left") / len(drawn)
+
+
+def shares_on_findings(demo: Path) -> dict[str, float]:
+    """Of the films that rank among the first five rightly: how often a map's peak, and a random place, lie on what was drawn."""
+    command = [sys.executable, ROOT / "benchmarks" / "similarity_maps.py", demo / "index", demo / "corpus", "--first", "5"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = [re.fullmatch(r"(.+?) +(\d\.\d+) of \d+ .*", line) for line in told]
+    return {line[1]: float(line[2]) for line in lines if line is not None}
 
 
 @pytest.mark.demo
@@ -49,3 +58,5 @@ def test_the_demo_retrieves_findings_on_unseen_patients_far_above_chance(tmp_pat
     shares = [[share_on_the_left(medret, tmp_path / "demo", name, *side) for side in (["right"], [], ["left"])] for name in SIDED]
     right, neither, left = (sum(column) / len(SIDED) for column in zip(*shares, strict=True))
     assert right <= 0.3 < neither < 0.7 <= left, shares
+    peaks = shares_on_findings(tmp_path / "demo")
+    assert peaks["similarity map, within half a cell"] >= 0.7 > 0.3 > peaks["random place, within half a cell"], peaks

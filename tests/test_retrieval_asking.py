@@ -33,7 +33,12 @@ def home(tmp_path_factory):
     (home / "table.csv").write_text("\n".join(lines) + "\n")
     encoder = build_encoder(texts=TEXTS, size=32, dimension=16, max_tokens=24).eval()
     save_checkpoint(encoder, home / "encoder")
-    encode_corpus(open_corpus(home / "table.csv"), encoder, home / "shards", options=EncodeOptions(text_units=("report", "sentence")))
+    encode_corpus(
+        open_corpus(home / "table.csv"),
+        encoder,
+        home / "shards",
+        options=EncodeOptions(vectors=("joint", "features"), text_units=("report", "sentence")),
+    )
     build_index(home / "shards", home / "medret-index", home / "encoder")
     return home
 
@@ -115,6 +120,47 @@ def test_answers_are_collapsed_skipped_and_cut(home):
     cut = query(home, "--text", "edema", "--collapse", "study", "--min-score", least, "--format", "json")
     assert [hit["rank"] for hit in hits(cut)] == [1, 2, 3]
     assert f"no other scores {least:g} or more" in cut.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answering"),
+    [
+        (["--id", "f00"], [row for row in range(12) if row % 2]),  # by default nobody of its patient
+        (["--id", "f00", "--include-same-patient"], list(range(1, 12))),
+        (["--id", "f00", "--exclude-same-study"], [row for row in range(12) if row % 4]),
+        (["--id", "f00", "--exclude-same-patient"], [row for row in range(12) if row % 2]),
+        (["--image", "f00.png", "--id", "f01", "--exclude-same-study"], [row for row in range(12) if row % 4 > 1]),
+    ],
+)
+def test_the_records_of_who_asks_are_left_out_as_far_as_is_asked_for(home, arguments, answering):
+    found = hits(query(home, *arguments, "-k", 12, "--format", "json"))
+
+    assert sorted(hit["id"] for hit in found) == [f"f{row:02d}" for row in answering]
+
+
+@pytest.mark.parametrize(("collapse", "count"), [("patient", 2), ("study", 4), ("duplicates", 4)])
+def test_of_each_patient_study_or_text_the_best_report_answers_alone(home, collapse, count):
+    """Four reports of two patients, all different."""
+    every = hits(query(home, "--text", "edema", "--find", "reports", "--format", "json"))
+    owner = {"patient": "patient_id", "study": "study_id", "duplicates": "text"}[collapse]
+
+    found = hits(query(home, "--text", "edema", "--find", "reports", "--collapse", collapse, "--format", "json"))
+
+    firsts = {hit[owner]: hit["id"] for hit in reversed(every)}
+    assert [hit["id"] for hit in found] == [hit["id"] for hit in every if firsts[hit[owner]] == hit["id"]] and len(found) == count
+
+
+def test_features_are_compared_and_the_sentence_of_a_films_report_is_named_where_that_is_asked_for(home, engine):
+    by_features = hits(query(home, "--id", "f00", "--vector", "features", "-k", 3, "--format", "json"))
+    with_sentence, without = (
+        hits(query(home, "--text", "edema", "-k", 2, "--format", "json", option)) for option in ("--best-sentence", "--no-best-sentence")
+    )
+
+    vectors = engine.stored_vectors("images", np.arange(12), "features")
+    others = sorted(range(1, 12, 2), key=lambda row: -float(vectors[row] @ vectors[0]))
+    assert [hit["id"] for hit in by_features] == [f"f{row:02d}" for row in others[:3]]
+    assert [hit["sentence"] for hit in with_sentence] == [hit["text"] for hit in without]  # reports of one sentence each
+    assert [hit["sentence"] for hit in without] == [None, None]
 
 
 def test_a_file_of_queries_is_answered_in_a_file(home):

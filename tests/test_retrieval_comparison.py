@@ -225,15 +225,19 @@ def test_the_command_line_saves_scores_compares_and_repeats(index_dir, tmp_path)
     own = [tmp_path / "recall" / f"report-image.{kind}.trec" for kind in ("run", "qrels")]
     same = medret("compare", tmp_path / "recall", own[0], "--qrels", own[1])
     printed = medret(
-        "compare", tmp_path / "joint", tmp_path / "features", run, "--qrels", qrels, "--index", index_dir, "--html", tmp_path / "c.html"
-    )
+        "compare", tmp_path / "joint", tmp_path / "features", run, "--qrels", qrels, "--index", index_dir, "--html", tmp_path / "c.html",
+        "--metric", "P@5",
+    )  # fmt: skip
+    unknown = medret("compare", tmp_path / "joint", tmp_path / "features", "--metric", "P@7", code=1)
     repeated = medret("evaluate", "label-precision", "--index", index_dir, "--frozen", tmp_path / "frozen.json")
 
     features = json.loads((tmp_path / "features" / "result.json").read_text())
     assert json.loads((tmp_path / "scored.json").read_text())["metrics"]["P@5"]["value"] == features["metrics"]["P@5"]["value"]
     assert "trec image-image: " in scored
     assert "difference of features" in printed
-    assert "data:image/jpeg" in (tmp_path / "c.html").read_text()
+    page = (tmp_path / "c.html").read_text()
+    assert "data:image/jpeg" in page and "P@5 of each finding" in page
+    assert "P@7 cannot be compared; the runs share P@5, " in unknown
     assert "P@5" in repeated
     assert re.search(r"R@1 .* \+0.000", same)
     assert "MRR" not in same  # of all ranks there, and of those written here

@@ -47,6 +47,20 @@ def test_measures_denominator_and_who_asks_are_chosen_named_and_given_intervals(
     assert {"macro", "Edema", "Fracture", "LATERAL", "PA"} <= {line.partition(" ")[0] for line in done.stdout.splitlines()}
 
 
+def test_studies_are_ranked_few_films_ask_and_their_patients_may_answer(folder, tmp_path):
+    protocols = []
+    for options in ((), ("--by", "study", "--max-queries", 2, "--include-same-patient")):
+        done = evaluate(folder, *options, "--resamples", 0, "--json", tmp_path / "result.json")
+        assert done.returncode == 0, done.stderr
+        protocols.append(json.loads((tmp_path / "result.json").read_text()))
+
+    plain, chosen = protocols
+    names = ("candidates", "max_queries", "exclude_same_patient")
+    assert [plain["protocol"][name] for name in names] == ["images", 1000, True]
+    assert [chosen["protocol"][name] for name in names] == ["each study by its best image", 2, False]
+    assert chosen["candidates"] < plain["candidates"] and chosen["queries"] <= 2 * len(chosen["per_class"])
+
+
 def test_without_resamples_there_are_no_intervals(folder, tmp_path):
     done = evaluate(folder, "--resamples", 0, "--json", tmp_path / "result.json")
 
