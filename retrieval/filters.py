@@ -4,6 +4,7 @@ import csv
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from io import StringIO
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -36,8 +37,9 @@ class Condition:
     values: tuple[str, ...]
 
     def __str__(self) -> str:
-        quoted = [f'"{value}"' if "," in value else value for value in self.values]
-        return f"{self.column}={','.join(quoted)}"
+        written = StringIO()
+        csv.writer(written, lineterminator="").writerow(self.values if self.values != ("",) else ())
+        return f"{self.column}={written.getvalue()}"
 
     @property
     def tree(self) -> Tree:

@@ -126,10 +126,16 @@ def read_queries(path: Path) -> list[dict[str, Any]]:
     """Read a file of queries, one object a line.
 
     Raises:
-        MedretError: If a line is no such object, or two have the same id.
+        MedretError: If there is none, a line is no such object, or two have the same id.
     """
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # an id may hold what str.splitlines splits at
+    except UnicodeDecodeError as error:
+        raise MedretError(f"{path}: is no text in UTF-8. Save the evaluation again") from error
+    if not lines:
+        raise MedretError(f"{path}: holds no query, so there is nothing to score or compare")
+    for number, line in enumerate(lines, 1):
         try:
             one = json.loads(line)
             found.append({name: one[name] for name in SAVED})
@@ -247,6 +253,8 @@ def _load_queries(path: Path, run_file: Path, direction: str) -> PerQuery:
     rows = ranked[[places.get(token(one["id"]), -1) for one in saved]]
     hits = np.zeros(rows.shape, dtype=np.bool_)
     for query, one in enumerate(saved):
+        if one["hits"] and max(one["hits"]) > rows.shape[1]:
+            raise MedretError(f"{run_file}: ranks less than {path.name} tells of. Save the evaluation again")
         hits[query, np.array(one["hits"], dtype=np.int64) - 1] = True
     return PerQuery(
         **describe_queries(saved, direction),

@@ -252,6 +252,22 @@ def test_a_damaged_result_is_said_to_be_none(results, tmp_path, content):
         load_run(tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("kind", "content", "fault"),
+    [
+        ("queries.jsonl", b"", "holds no query"),
+        ("queries.jsonl", b'{"id": "\xff"}\n', "is no text in UTF-8"),
+        ("run.trec", b"film_01%25|Edema Q0 film_02%25 1 0.5 medret\n", "ranks less than image-image.queries.jsonl tells of"),
+    ],
+)
+def test_files_of_a_run_that_do_not_fit_are_named(results, tmp_path, kind, content, fault):
+    save_run(tmp_path / "run", results[0])
+    (tmp_path / "run" / f"image-image.{kind}").write_bytes(content)
+
+    with pytest.raises(MedretError, match=fault):
+        load_run(tmp_path / "run")
+
+
 def test_faults_on_the_command_line_are_one_line(index_dir, tmp_path):
     (tmp_path / "run").write_text("q Q0 d 1 0.5 x\n")
     (tmp_path / "qrels").write_text("other 0 d 1\n")

@@ -229,3 +229,10 @@ def test_a_condition_on_the_view_of_reports_says_that_only_images_have_one(tmp_p
 
     with pytest.raises(MedretError, match="only images have a view"):
         parse_condition("view=PA").rows(table)
+
+
+@given(values=st.lists(st.text("ab\"', =", max_size=5).map(str.strip), min_size=1, max_size=3))
+def test_a_condition_reads_back_from_how_it_is_written(values):
+    condition = Condition(column="tags", values=tuple(values))
+
+    assert parse_condition(str(condition)) == condition
