@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from handmade_fives import write_five_list, write_fives
 from handmade_index import image_rows, make_engine
-from handmade_lists import CLASSES, write_lists
+from handmade_lists import CLASSES, listed_path, write_lists
+from PIL import Image
 from shard_folders import unit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -274,6 +275,22 @@ def test_8x200_ranks_the_texts_for_each_image_and_says_the_ceiling(made, tmp_pat
     assert (result["queries"], result["candidates"]) == (24, 40)
     assert result["metrics"]["P@40"]["value"] == result["metrics"]["P@10"]["chance"] == 0.125  # all 40 hold the 5 of the class
     assert result["published"][0]["systems"]["EGMA"]["P@10"] == pytest.approx(0.2884)
+
+
+def test_8x200_encodes_just_the_listed_films_from_where_they_lie(made, encoder_folder, tmp_path):
+    draw = np.random.default_rng(0)
+    for number in (*range(1, 3 * len(CLASSES) + 1), *range(90001, 90001 + len(CLASSES))):
+        film = tmp_path / "films" / listed_path(number)
+        film.parent.mkdir(parents=True)
+        Image.fromarray(draw.integers(0, 255, (40, 48), dtype=np.uint8)).save(film)
+    asked = ("evaluate", "chexpert-8x200", made / "lists", "--image-root", tmp_path / "films", "--encoder", encoder_folder, "-k", 3)
+
+    succeeds(*asked, "--json", tmp_path / "r.json")
+
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert (result["queries"], result["candidates"]) == (8, 24)
+    film.unlink()
+    assert "1 of the 32 listed images are missing" in fails(*asked)
 
 
 def test_mimic_5x200_is_drawn_and_the_list_that_was_drawn_repeats_it(made, tmp_path):
