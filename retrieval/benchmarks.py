@@ -163,6 +163,8 @@ def _labelled(
     if not names:
         raise MedretError(f"the {table.modality} of this index have no labels, so label-precision cannot be computed; use report-recall")
     chosen = selection.rows(table)
+    if not chosen.any():
+        raise MedretError(f"the selection holds none of the {table.modality} of this index; select other records")
     labels = table.labels(names)
     labelled = np.isin(labels, STATES).any(axis=1)
     unlabelled = int(np.count_nonzero(chosen & ~labelled))

@@ -173,4 +173,4 @@ def _find_image(homes: Sequence[Path], id: str, path: str) -> Path | None:
 def missing_images(where: str, missing: Sequence[str], listed: int) -> str:
     """Word the fault that listed images are missing: how many, and the first ten."""
     shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
-    return f"{where}: {len(missing)} of the {listed} listed images are missing: {shown}. Fetch and encode them, or name a list of these images"
+    return f"{where}: {len(missing)} of the {listed} listed images are missing: {shown}. Encode them, or name a list of these images"

@@ -88,6 +88,8 @@ def labelled_images(
     """
     table = engine.table("images")
     chosen = np.flatnonzero(selection.rows(table))
+    if not len(chosen):
+        raise MedretError("the selection holds none of the images of this index; select other records")
     relevance = read_relevance(table.labels(names)[chosen], names, uncertain)
     kept = relevance.judged != 0
     if not kept.any():
@@ -168,7 +170,9 @@ def _prompt_vectors(
     if direction != "continuous":
         raise ValueError(f"direction is {direction!r}, expected one of {ZERO_SHOT_DIRECTIONS}")
     learned = engine.encoder.prompts
-    known = {name.casefold() for name in (learned.config.names if learned is not None else names)}
+    if learned is None:
+        raise MedretError("this encoder has no learned prompts; ask with --direction sentences or contrast, or learn some by medret train")
+    known = {name.casefold() for name in learned.config.names}
     asked = np.array([name.casefold() in known for name in names])
     if not asked.any():
         raise MedretError(f"the encoder's learned prompts name none of {', '.join(names)}; ask with --direction sentences")

@@ -84,6 +84,12 @@ def test_the_rule_of_relevance_and_the_findings_are_chosen_and_the_page_can_do_w
     assert "positive for the same findings" in (tmp_path / "page.html").read_text()
 
 
+def test_a_selection_of_nothing_says_so(folder):
+    done = evaluate(folder, "--where", "split == train and split == test")
+
+    assert (done.returncode, done.stderr) == (1, "medret: the selection holds none of the images of this index; select other records\n")
+
+
 def test_a_finding_that_there_is_not_is_a_line_with_those_there_are(folder):
     done = evaluate(folder, "--finding", "edema")
 
