@@ -1,7 +1,7 @@
 """Why an answer is what it is: its terms, what each counts for, and how near each hit is to each of them."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,11 +9,8 @@ from numpy.typing import NDArray
 from retrieval.answers import Answer
 from retrieval.question import term_name
 
-
-class HasVectors(Protocol):
-    """What knows the stored vectors: a search engine."""
-
-    def stored_vectors(self, modality: str, rows: NDArray[np.int64], vector: str, /) -> NDArray[np.float32]: ...
+if TYPE_CHECKING:
+    from retrieval.engine import SearchEngine
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +60,7 @@ class Explanation:
         return [*told, f"plan: {self.answer.plan.reason}", *self.answer.notes]
 
 
-def explain(engine: HasVectors, answer: Answer) -> Explanation:
+def explain(engine: "SearchEngine", answer: Answer) -> Explanation:
     """Take an answer of this engine apart.
 
     Raises:

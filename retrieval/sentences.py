@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,20 +10,9 @@ from numpy.typing import NDArray
 from encoders.errors import MedretError
 from index.corpora.report import split_sentences
 from retrieval.answers import Hit
-
-if TYPE_CHECKING:
-    from index.shards import ShardTable
+from retrieval.question import Encodes
 
 Vectors = NDArray[np.float32]
-
-
-class Reads(Protocol):
-    """What a search engine does for sentences."""
-
-    @property
-    def modalities(self) -> tuple[str, ...]: ...
-    def table(self, modality: str, /) -> "ShardTable": ...
-    def encode_texts(self, texts: Sequence[str], vector: str = ..., /) -> Vectors: ...
 
 
 class Span(NamedTuple):
@@ -57,7 +46,7 @@ def sentence_spans(text: str) -> list[Span]:
 
 
 def best_sentences(
-    engine: Reads, query: Vectors, hits: Sequence[Hit], vector: str = "joint", *, encode: bool = True
+    engine: Encodes, query: Vectors, hits: Sequence[Hit], vector: str = "joint", *, encode: bool = True
 ) -> list[BestSentence | None]:
     """Find the best sentence of the report of each hit.
 
@@ -90,7 +79,7 @@ def best_sentences(
     return best
 
 
-def mark_sentences(engine: Reads, query: Vectors, hits: Sequence[Hit], vector: str = "joint", *, encode: bool = True) -> tuple[Hit, ...]:
+def mark_sentences(engine: Encodes, query: Vectors, hits: Sequence[Hit], vector: str = "joint", *, encode: bool = True) -> tuple[Hit, ...]:
     """Return the hits with their best sentences, as `best_sentences` finds them."""
     best = best_sentences(engine, query, hits, vector, encode=encode)
     return tuple(
@@ -104,7 +93,7 @@ def _best(spans: Sequence[Span], scores: NDArray[np.float32]) -> BestSentence:
     return BestSentence(*spans[place], float(scores[place]))
 
 
-def _held(engine: Reads, hits: Sequence[Hit], spans: Sequence[Sequence[Span]], vector: str) -> list[Vectors | None]:
+def _held(engine: Encodes, hits: Sequence[Hit], spans: Sequence[Sequence[Span]], vector: str) -> list[Vectors | None]:
     """The (S, D) vectors of the S sentences of each hit, where the index holds them all as they are cut today; else None."""
     if "sentences" not in engine.modalities or vector not in engine.table("sentences").dimensions:
         return [None] * len(hits)
