@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from retrieval.engine import SearchEngine
 from retrieval.metrics import mask_matches
-from retrieval.qrels import LabelRelevance, Rule
+from retrieval.qrels import RULES, LabelRelevance, Rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,11 @@ class LabelTask:
     rule: Rule = "finding"
     struck: tuple[NDArray[np.int64], ...] | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a rule that there is not, by a ValueError."""
+        if self.rule not in RULES:
+            raise ValueError(f"the rule of relevance is {self.rule!r}, expected one of {', '.join(RULES)}")
 
     @property
     def asked(self) -> NDArray[Any]:

@@ -86,6 +86,8 @@ def test_a_text_shows_nothing_that_another_record_could_share(tmp_path):
 
     with pytest.raises(MedretError, match="in text-image a text asks"):
         evaluate_label_precision(engine, directions=("text-image",), relevance="exact")
+    with pytest.raises(ValueError, match="expected one of finding, any, exact"):
+        evaluate_label_precision(engine, directions=("image-image",), relevance="some")
 
 
 def test_a_study_of_two_patients_is_no_candidate_of_either(tmp_path):
