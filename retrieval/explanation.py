@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from retrieval.answers import Answer
 from retrieval.question import term_name
+from retrieval.terms import count_terms
 
 if TYPE_CHECKING:
     from retrieval.engine import SearchEngine
@@ -69,6 +70,5 @@ def explain(engine: "SearchEngine", answer: Answer) -> Explanation:
     if answer.rows is None:
         raise ValueError("an answer without a search has nothing to explain")
     terms = np.stack([one.vector for one in answer.asked])  # (T, D)
-    factors = np.array([one.factor for one in answer.asked])
     cosines = engine.stored_vectors(answer.query.find, answer.rows, answer.query.vector) @ terms.T  # (hits, T)
-    return Explanation(answer, factors / np.linalg.norm(factors @ terms.astype(np.float64)), cosines)
+    return Explanation(answer, count_terms(answer.asked), cosines)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import isfinite
 from pathlib import Path
+from sys import float_info
 from typing import TYPE_CHECKING, Any
 
 from encoders.errors import MedretError
@@ -36,7 +37,7 @@ class Term:
     def __post_init__(self) -> None:
         if sum(getattr(self, kind) is not None for kind in KINDS) != 1:
             raise ValueError(f"a term is one of {', '.join(KINDS)}")
-        if not isfinite(self.weight) or self.weight == 0:
+        if not 0 < abs(self.weight) <= float_info.max:
             raise ValueError(f"the weight of a term is {self.weight}, expected a finite number other than 0")
 
     @property
@@ -67,11 +68,6 @@ class AskedTerm:
     asker: str
     vector: "NDArray[np.float32]"
     scale: float = 1.0
-
-    @property
-    def factor(self) -> float:
-        """What its vector is multiplied by in the query."""
-        return self.term.weight / self.scale
 
 
 def parse_weight(text: str, option: str) -> float:
@@ -124,9 +120,22 @@ def compose(terms: Sequence[AskedTerm]) -> "NDArray[np.float32]":
 
     if len(terms) == 1 and terms[0].term.weight > 0:
         return terms[0].vector[None]
-    total = np.sum([one.factor * one.vector.astype(np.float64) for one in terms], axis=0)
-    norm = float(np.linalg.norm(total))
-    if norm < 1e-6 * sum(abs(one.factor) for one in terms):
-        raise MedretError("the terms of the query cancel each other: nothing is left to ask for. Change a weight, or leave out a term")
-    composed: NDArray[np.float32] = (total / norm).astype(np.float32)[None]
+    composed: NDArray[np.float32] = (count_terms(terms)[None] @ [one.vector for one in terms]).astype(np.float32)
     return composed
+
+
+def count_terms(terms: Sequence[AskedTerm]) -> "NDArray[np.float64]":
+    """Return what each term counts for in the query vector: weight / scale, over the norm of the sum of all terms, (T,) float64.
+
+    Raises:
+        MedretError: If the terms cancel each other.
+    """
+    import numpy as np
+
+    weights = np.array([one.term.weight for one in terms], dtype=np.float64)
+    factors = weights / np.abs(weights).max() / [one.scale for one in terms]  # of the largest: weights may be as large as floats are
+    norm = np.linalg.norm(factors @ np.stack([one.vector for one in terms]).astype(np.float64))
+    if norm < 1e-6 * np.abs(factors).sum():
+        raise MedretError("the terms of the query cancel each other: nothing is left to ask for. Change a weight, or leave out a term")
+    counts: NDArray[np.float64] = factors / norm
+    return counts

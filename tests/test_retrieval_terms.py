@@ -30,6 +30,11 @@ def test_one_term_alone_is_its_own_vector_whatever_its_scale_and_turned_round_be
     np.testing.assert_allclose(compose([asked(vector, -2)]), -vector[None], atol=1e-7)
 
 
+@pytest.mark.parametrize("weight", [1e308, 1e-308, 3.0])
+def test_only_the_ratio_of_weights_counts_however_large_they_are(weight):
+    np.testing.assert_allclose(compose([asked(X, weight, 0.1), asked(Y, -weight, 0.2)])[0], [2 / 5**0.5, -1 / 5**0.5, 0], rtol=1e-6)
+
+
 def test_terms_that_cancel_ask_for_nothing():
     with pytest.raises(MedretError, match="cancel"):
         compose([asked(X, 0.5), asked(X, -0.5)])
@@ -56,6 +61,7 @@ def test_a_term_that_makes_no_sense_is_a_wrong_call(wrong):
         ({"text": 3}, "text is a int"),
         ({"text": "a", "weight": "0.5"}, "expected a number"),
         ({"text": "a", "weight": True}, "expected a number"),
+        ({"text": "a", "weight": 10**400}, "expected a finite number"),
         ({"weight": 2}, "one of text"),
     ],
 )
