@@ -36,9 +36,10 @@ def rank_all(engine: SearchEngine, task: LabelTask, judged: Judged, by: By = "im
     """
     table = engine.table(task.find)
     units, vectors = number_units(table, by), task.vectors(engine)
+    allowed = np.flatnonzero(task.allowed)
+    allowed = allowed[np.argsort(np.array(table.ids(allowed), dtype=object), kind="stable")]  # so that places order equal scores
     for gallery, members in galleries(task):
-        rows = np.flatnonzero(gallery)
-        rows = rows[np.argsort(np.array(table.ids(rows), dtype=object), kind="stable")]  # so that places order equal scores
+        rows = allowed[gallery[allowed]]
         held = (unit_masks(task, gallery, units) if by == "study" else task.relevance.positive)[rows]
         items = np.unique(task.items[members])
         at_once = max(1, _SCORES_AT_ONCE // len(rows))
