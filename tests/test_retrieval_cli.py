@@ -309,7 +309,7 @@ def test_the_table_shows_one_line_a_hit(made):
     out = succeeds("query", "--text", "cardiomegaly", "--index", made.index, "-k", 4)
 
     assert len(out.splitlines()) == 5
-    assert out.splitlines()[0].split()[:3] == ["rank", "score", "id"]
+    assert out.splitlines()[0].split()[:4] == ["rank", "score", "percentile", "id"]
 
 
 def test_the_page_is_self_contained_and_names_no_patient(made):
