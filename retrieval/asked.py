@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from retrieval.engine import SearchEngine
 from retrieval.matches import PairRanks
-from retrieval.owners import number_owners, present
+from retrieval.owners import number_owners, study_names
 from retrieval.results import PerQuery
 from retrieval.tasks import LabelTask
 from retrieval.units import By, Judged, number_units, unit_masks
@@ -128,8 +128,5 @@ def pair_queries(pairs: PairRanks, by: By, scores: Mapping[str, Floats], chance:
 
 def candidate_names(table: "ShardTable", by: By) -> NDArray[np.object_]:
     """Name the candidate that each row is: its record id; where studies are ranked, its study id if it has one."""
-    names = np.array(table.ids(np.arange(table.rows)), dtype=object)
-    if by == "study" and table.modality == "images":
-        studies = table.column("study_id")
-        names = np.where(present(studies), studies, names)
-    return names
+    rows = np.arange(table.rows)
+    return study_names(table, rows) if by == "study" and table.modality == "images" else np.array(table.ids(rows), dtype=object)

@@ -12,7 +12,7 @@ from index.corpora.prompts import prompts_for
 from index.corpora.record import LabelState
 from retrieval.engine import SearchEngine
 from retrieval.filters import EVERYTHING, Selection
-from retrieval.owners import present
+from retrieval.owners import study_names
 from retrieval.published_lists import PublishedLists, list_labels, missing_images
 from retrieval.qrels import STATES, LabelRelevance, Rule, UncertainPolicy, number_texts, read_relevance
 from retrieval.tasks import LabelTask, PairTask
@@ -124,36 +124,27 @@ def label_task(
     candidates = selection if find == "images" else selection.of_texts()
     allowed, relevance, left_out = _labelled(engine.table(find), names, uncertain, candidates)
     askable = _askable(relevance, allowed, left_out)
-    texts: tuple[str, ...] = ()
-    rows: NDArray[np.int64] | None = None
-    several: NDArray[Any] | None = None
     if direction == "text-image":
-        texts, classes = _text_queries(names, askable, prompts or {})
-        items = np.arange(len(texts))
+        asks = _text_queries(names, askable, prompts or {})
     else:
         images = engine.table("images")
         may_ask = (asking or selection).rows(images)
-        if rule != "finding":
-            labels = images.labels(names)
-            told = read_relevance(labels, names, uncertain if rule == "exact" else "negative")
-            if rule == "exact":
-                may_ask &= _known(told, may_ask, left_out)
-        rows, items, classes = _image_queries(images, names, askable, may_ask, max_queries, seed)
-        if rule != "finding":
-            several, items, classes = told.positive[rows], np.arange(len(rows)), np.full(len(rows), -1)
+        told = None if rule == "finding" else read_relevance(images.labels(names), names, uncertain if rule == "exact" else "negative")
+        if told is not None and rule == "exact":
+            may_ask &= _known(told, may_ask, left_out)
+        asks = _image_queries(images, names, askable, may_ask, max_queries, seed)
+        if told is not None:  # once for all that it shows
+            rows = asks["rows"]
+            asks |= {"items": np.arange(len(rows)), "classes": np.full(len(rows), -1), "several": told.positive[rows]}
     return LabelTask(
         direction=direction,
         find=find,
         vector=vector,
         relevance=relevance,
         allowed=allowed,
-        texts=texts,
-        rows=rows,
-        items=items,
-        classes=classes,
-        several=several,
         rule=rule,
         left_out=left_out,
+        **asks,
     )
 
 
@@ -195,18 +186,17 @@ def _known(told: LabelRelevance, may_ask: NDArray[np.bool_], left_out: dict[str,
     return known
 
 
-def _text_queries(
-    names: tuple[str, ...], askable: Sequence[int], prompts: Mapping[str, Sequence[str]]
-) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Every prompt of every finding, and the place of its finding."""
+def _text_queries(names: tuple[str, ...], askable: Sequence[int], prompts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Every prompt of every finding, as the attributes of a LabelTask that tell who asks."""
     each = [(text, place) for place in askable for text in prompts.get(names[place]) or prompts_for(names[place])]
-    return tuple(text for text, _ in each), np.array([place for _, place in each], dtype=np.int64)
+    classes = np.array([place for _, place in each], dtype=np.int64)
+    return {"texts": tuple(text for text, _ in each), "items": np.arange(len(each)), "classes": classes}
 
 
 def _image_queries(
     table: "ShardTable", names: tuple[str, ...], askable: Sequence[int], may_ask: NDArray[np.bool_], most: int | None, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The rows of the images that ask, and for each query its place among them and that of its finding."""
+) -> dict[str, Any]:
+    """The images that ask, for each finding that they are positive for, likewise."""
     positive = table.labels(names) == LabelState.POSITIVE
     positive &= may_ask[:, None]
     drawn = []
@@ -219,7 +209,7 @@ def _image_queries(
     rows, items = np.unique(np.concatenate(drawn).astype(np.int64), return_inverse=True)
     if not len(rows):
         raise MedretError("no selected image is positive for a finding, so no image can ask; select other records or findings")
-    return rows, items.astype(np.int64), classes
+    return {"rows": rows, "items": items.astype(np.int64), "classes": classes}
 
 
 def pair_task(engine: SearchEngine, selection: Selection = EVERYTHING, once: bool = True) -> PairTask:
@@ -258,10 +248,8 @@ def pair_task(engine: SearchEngine, selection: Selection = EVERYTHING, once: boo
 
 def own_reports(images: "ShardTable", reports: "ShardTable", rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """The report row of each image: the one whose id is the image's study, or the record itself without a study; or -1."""
-    studies = images.column("study_id")[rows]
-    units = np.where(present(studies), studies, np.array(images.ids(rows), dtype=object))
     known = _live_ids(reports)
-    return np.array([known.get(unit, -1) for unit in units], dtype=np.int64)
+    return np.array([known.get(study, -1) for study in study_names(images, rows)], dtype=np.int64)
 
 
 def _live_ids(table: "ShardTable") -> dict[str, int]:

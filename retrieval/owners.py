@@ -67,6 +67,12 @@ def same_owner_rows(asking: "ShardTable", rows: NDArray[np.int64], candidates: "
     return [groups.rows(int(number)) for number in asked]
 
 
+def study_names(table: "ShardTable", rows: NDArray[np.int64]) -> NDArray[np.object_]:
+    """Name the study of each row, or the record itself where it has none: what its report is called. (R,) str."""
+    studies = table.column("study_id")[rows]
+    return np.where(present(studies), studies, np.array(table.ids(rows), dtype=object))
+
+
 def owner_names(table: "ShardTable") -> NDArray[np.object_]:
     """Name each row's patient, else its study: (rows,) str, None where neither is named."""
     owners = np.full(table.rows, None, dtype=object)

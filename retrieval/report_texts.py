@@ -12,7 +12,7 @@ from index.corpora.report import REPORT_SECTIONS, report_text
 from index.shards import Part, ShardRow
 from retrieval.engine import SearchEngine
 from retrieval.filters import Selection
-from retrieval.owners import present
+from retrieval.owners import study_names
 from retrieval.text_tasks import seat_texts
 
 INDEX, LONGER = "index", "longer"
@@ -40,9 +40,7 @@ def choose_report_text(engine: SearchEngine, selection: Selection, choice: str =
     if choice not in CHOICES:
         raise MedretError(f"--report-text {choice}: expected one of {' | '.join(CHOICES)}")
     images = engine.table("images")
-    rows = np.flatnonzero(selection.rows(images))
-    studies = images.column("study_id")[rows]
-    wanted = set(np.where(present(studies), studies, np.array(images.ids(rows), dtype=object)))
+    wanted = set(study_names(images, np.flatnonzero(selection.rows(images))))
     texts: dict[str, ShardRow] = {}
     for part in parts:
         for record in _records(part):
