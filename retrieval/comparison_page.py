@@ -130,8 +130,8 @@ def _changed(one: DirectionComparison, place: int, engine: SearchEngine | None, 
 
 def _asked(each: PerQuery, query: int, one: DirectionComparison, engine: SearchEngine | None) -> dict[str, Any]:
     """What was asked: the film, the report, or the words of a built-in prompt."""
-    item, _, _ = each.ids[query].rpartition("|") if "|" in each.ids[query] else (each.ids[query], "", "")
     finding = each.names[each.findings[query]] if each.findings[query] >= 0 else None
+    item = each.ids[query] if finding is None else each.ids[query].rpartition("|")[0]
     protocol = one.results[0].protocol
     asking = str(protocol.get("direction", "")).partition("-")[0]
     told: dict[str, Any] = {"finding": finding, "kind": asking or "query", "image": None, "text": None, "films": asking == "image"}
