@@ -5,23 +5,23 @@ from typing import Any, Literal
 
 import numpy as np
 
-from retrieval.asked import label_queries, pair_queries
 from retrieval.benchmarks import (
     LABEL_DIRECTIONS,
     RECALL_DIRECTIONS,
     label_task,
     pair_task,
 )
-from retrieval.complete import rank_all
 from retrieval.engine import SearchEngine
 from retrieval.figures import direction_result
 from retrieval.filters import Condition, Selection, parse_where
+from retrieval.full_rankings import rank_all
 from retrieval.matches import rank_pairs
 from retrieval.measures import COMPLETE, Measure, chance_first_ranks, chance_measures, measure_rankings
 from retrieval.metrics import Denominator
 from retrieval.qrels import RULES, Rule, UncertainPolicy
 from retrieval.report_texts import choose_report_text
 from retrieval.results import DirectionResult, EvaluationResult
+from retrieval.scored_queries import label_queries, pair_queries
 from retrieval.tasks import LabelTask, PairTask
 from retrieval.units import By, Judged, judge, number_units
 

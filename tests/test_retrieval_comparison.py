@@ -18,7 +18,7 @@ from index.corpora.record import LabelState, Record
 from retrieval.comparison import compare_runs
 from retrieval.comparison_page import render_comparison
 from retrieval.evaluation import evaluate_label_precision
-from retrieval.frozen import check_frozen, freeze
+from retrieval.frozen_sets import check_frozen, freeze
 from retrieval.outside_runs import evaluate_trec, load_outside
 from retrieval.saved_runs import load_run, ranked_hits, save_run
 

@@ -8,10 +8,10 @@ from handmade_index import image_rows, make_engine
 from index.corpora.record import LabelState, Record
 from index.shards import ShardRow
 from retrieval.benchmarks import label_task
-from retrieval.complete import rank_all
 from retrieval.evaluation import evaluate_label_precision, evaluate_report_recall
 from retrieval.figures import add_intervals, direction_result
 from retrieval.filters import Selection
+from retrieval.full_rankings import rank_all
 from retrieval.measures import MEASURES
 from retrieval.resampling import resampled_counts
 from retrieval.results import EvaluationResult, PerQuery
@@ -44,7 +44,7 @@ def corpus_engine(folder, seed=0, images=70, dimension=8, **made_by):
 @pytest.mark.parametrize("uncertain", ["negative", "ignore"])
 def test_the_ranking_of_all_is_that_of_asking_for_as_many_answers(tmp_path, monkeypatch, by, uncertain):
     """Block by block, beside the engine's own answers in one go; ties by id."""
-    monkeypatch.setattr("retrieval.complete._SCORES_AT_ONCE", 200)
+    monkeypatch.setattr("retrieval.full_rankings._SCORES_AT_ONCE", 200)
     engine = corpus_engine(tmp_path)
     task = label_task(engine, "image-image", uncertain=uncertain)
     whole = judge(engine, task, 70, by)

@@ -47,7 +47,7 @@ class KeepingFlags(ProtocolFlags):
         """Return the options to measure with: those given, or those frozen."""
         if self.frozen is None:
             return given
-        from retrieval.frozen import frozen_options, load_frozen
+        from retrieval.frozen_sets import frozen_options, load_frozen
 
         own = sorted(name for name, value in given.items() if value not in (None, [], ()) and not isinstance(value, Path))
         if own:
@@ -57,7 +57,8 @@ class KeepingFlags(ProtocolFlags):
     def keep(self, result: "EvaluationResult", options: dict[str, Any], encoder: str) -> None:
         """Hold the result against what was frozen, write what was asked for, and say what to know about it."""
         if self.freeze is not None or self.frozen is not None:
-            from retrieval.frozen import check_frozen, freeze, load_frozen, write_frozen
+            from encoders.json_object import write_json
+            from retrieval.frozen_sets import check_frozen, freeze, load_frozen
 
             told = {name: value for name, value in options.items() if value not in (None, [], ())}
             now = freeze(result, told, encoder)
@@ -65,7 +66,7 @@ class KeepingFlags(ProtocolFlags):
                 for line in check_frozen(load_frozen(self.frozen, result.benchmark), now):
                     note(line)
             if self.freeze is not None:
-                write_frozen(self.freeze, now)
+                write_json(self.freeze, now)
         if self.save is not None:
             from retrieval.saved_runs import save_run
 

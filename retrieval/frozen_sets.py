@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.errors import MedretError
-from encoders.json_object import read_json, write_json
+from encoders.json_object import read_json
 from index.corpora.prompts import prompts_for
 from index.corpora.record import FINDINGS
 from retrieval.filters import parse_condition
@@ -38,11 +38,6 @@ def freeze(result: EvaluationResult, options: Mapping[str, Any], encoder: str) -
         "encoder": encoder,
         "directions": {name: _describe(name, one) for name, one in result.directions.items()},
     }
-
-
-def write_frozen(path: Path, frozen: Mapping[str, Any]) -> None:
-    """Write what `freeze` returned."""
-    write_json(path, frozen)
 
 
 def load_frozen(path: Path, benchmark: str) -> dict[str, Any]:
