@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -144,7 +145,8 @@ def test_spans_follow_each_other_and_hold_their_sentences(text):
 
 def medret(*arguments: object, code: int = 0) -> str:
     """What a command says, on standard output or, where it fails, on standard error."""
-    done = subprocess.run([str(MEDRET), *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+    wide = {**os.environ, "COLUMNS": "120"}
+    done = subprocess.run([str(MEDRET), *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False, env=wide)
     assert done.returncode == code, done.stderr
     return done.stderr if code else done.stdout
 
