@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # torch loads only where weights are touched: find_checkpoint
 FORMAT = "medret-encoder"
 VERSION = 1
 DTYPES = ("float32", "float16")
-_WEIGHTS, _CONFIG, _TOKENIZER = "model.safetensors", "encoder.json", "tokenizer.json"
+_WEIGHTS, _CONFIG, _TOKENIZER = FILES = ("model.safetensors", "encoder.json", "tokenizer.json")  # a checkpoint's own
 _CONTEXT = "prompts.context"
 
 
@@ -62,7 +62,7 @@ def save_checkpoint(
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
     texts = dict(files or {})
-    if taken := [name for name in texts if name in (_WEIGHTS, _CONFIG, _TOKENIZER) or Path(name).name != name]:
+    if taken := [name for name in texts if name in FILES or Path(name).name != name]:
         raise ValueError(f"files names {taken[0]!r}, expected plain names that no file of a checkpoint has")
     weights = {name: _rounded(name, _stored(tensor), dtype).contiguous() for name, tensor in _weights(encoder)}
     mark = _fingerprint(weights, encoder.config, encoder.tokenizer)

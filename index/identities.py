@@ -15,7 +15,10 @@ _NONE = 0  # for a record without a study, or without a patient
 
 
 class Identities:
-    """Hashes of each record's id, study and patient. Where hashes collide, the corpus is read again and the words compared."""
+    """Hashes of each record's id, study and patient. Where hashes collide, the corpus is read again and the words compared.
+
+    What is not seen: two patients in one study whose hashes of 64 bits are equal.
+    """
 
     def __init__(self) -> None:
         self._ids, self._studies, self._patients = array("q"), array("q"), array("q")

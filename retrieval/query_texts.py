@@ -4,6 +4,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,10 +82,15 @@ class QueryTexts:
 
 
 def check_encoder(opened: "OpenedIndex") -> None:
-    """Check that the encoder's files are those that the index was built with, by size and probe: for what is not hashed whole.
+    """Check that the files that define the encoder are those of the index, by size and probe: for what is not hashed whole.
+
+    Others that lie beside them, such as a model card, may be written anew.
 
     Raises:
         MedretError: If one is missing or another.
     """
+    from encoders.checkpoint import FILES
+
     for stored in opened.manifest.encoder_files:
-        check_stored(opened.folder, stored, advice="Copy it again from the encoder that the index was built with")
+        if Path(stored.file).name in FILES:
+            check_stored(opened.folder, stored, advice="Copy it again from the encoder that the index was built with")

@@ -421,7 +421,8 @@ def test_pseudonyms_stand_for_every_id_and_paths_stay_private(made, tmp_path):
 
     hits = json.loads(succeeds("query", "--text", "edema", "--index", index, "--format", "json"))
 
-    film = next(Path(row.split(",", 1)[1].strip('"')) for row in (index / "shards" / "private" / "paths.csv").read_text().splitlines()[1:])
+    with (index / "shards" / "private" / "paths.csv").open(newline="") as file:
+        film = Path(next(csv.DictReader(file))["path"])
     told = medret("query", "--image", film, "--index", index, "--format", "json")
     shutil.rmtree(index / "shards" / "private")
     untold = medret("query", "--image", film, "--index", index, "--format", "json")
