@@ -17,6 +17,7 @@ from clock import CORES, in_turns, median, set_threads
 from contenders import RECALL, K, Medret
 from results_file import Results, archive_options, milliseconds, options, table
 
+from encoders.checkpoint import load_checkpoint
 from encoders.errors import MedretError
 from index.askers import draw_samples
 from index.contract import certify
@@ -66,7 +67,7 @@ def measure_cagra(archive: Archive, gpu: Gpu) -> dict[str, Any]:
     held = archive.table()
     began = time.perf_counter()
     graph = VectorIndex(held, "joint", build_cagra(held, "joint", gpu))
-    samples = draw_samples(open_shards(archive.shards), "images", "joint", archive.encoder)
+    samples = draw_samples(open_shards(archive.shards), "images", "joint", partial(load_checkpoint, archive.encoder))
     graph = VectorIndex(held, "joint", graph.stage, certify(graph, samples, RECALL))
     return {"moving": time.perf_counter() - began, "askers": compare(archive, {"GPU": graph})}
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # torch loads only where weights are touched: find_checkpoint
 FORMAT = "medret-encoder"
 VERSION = 1
 DTYPES = ("float32", "float16")
-_WEIGHTS, _CONFIG, _TOKENIZER = FILES = ("model.safetensors", "encoder.json", "tokenizer.json")  # a checkpoint's own
+WEIGHTS, CONFIG, TOKENIZER = FILES = ("model.safetensors", "encoder.json", "tokenizer.json")  # a checkpoint's own
 _CONTEXT = "prompts.context"
 
 
@@ -79,9 +79,9 @@ def save_checkpoint(
     with whole_folder(folder) as beside:
         for name, text in texts.items():
             (beside / name).write_text(text, encoding="utf-8")
-        write_safetensors(weights, beside / _WEIGHTS)
-        (beside / _CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        (beside / _TOKENIZER).write_text(encoder.tokenizer.definition, encoding="utf-8")
+        write_safetensors(weights, beside / WEIGHTS)
+        (beside / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (beside / TOKENIZER).write_text(encoder.tokenizer.definition, encoding="utf-8")
     return mark
 
 
@@ -95,19 +95,19 @@ def load_checkpoint(folder: Path, device: "str | torch.device" = "cpu") -> "Dual
     from encoders.huggingface import read_safetensors
     from encoders.tokens import Tokenizer
 
-    content = _read_config(folder)
-    weights = read_safetensors(folder / _WEIGHTS)
+    content = read_config(folder)
+    weights = read_safetensors(folder / WEIGHTS)
     context = weights.pop(_CONTEXT, None)
-    tokenizer = Tokenizer.load(folder / _TOKENIZER)
+    tokenizer = Tokenizer.load(folder / TOKENIZER)
     try:
         config = EncoderConfig.from_dict(content["config"])
     except (KeyError, TypeError, ValueError, AttributeError, MedretError) as error:
         reason = str(error).rstrip(".")
-        raise MedretError(f"{folder / _CONFIG}: no valid encoder configuration ({reason}). Copy the checkpoint again.") from error
+        raise MedretError(f"{folder / CONFIG}: no valid encoder configuration ({reason}). Copy the checkpoint again.") from error
     found = _fingerprint(weights, config, tokenizer)
     if found != content["fingerprint"]:
         raise MedretError(
-            f"{folder}: weights, tokenizer and settings are those of encoder {found}, but {_CONFIG} names {content['fingerprint']}. "
+            f"{folder}: weights, tokenizer and settings are those of encoder {found}, but {CONFIG} names {content['fingerprint']}. "
             "A file was changed or damaged; copy the checkpoint again."
         )
     encoder = _assemble(config, tokenizer, weights, str(folder))
@@ -127,7 +127,7 @@ def default_checkpoint(named: Path | None = None) -> Path:
     if named is not None:
         return find_checkpoint(named)
     folder = Path(__file__).parent / "pretrained"
-    if not (folder / _CONFIG).is_file():
+    if not (folder / CONFIG).is_file():
         raise MedretError(
             f"{folder}: this installation brings no encoder along. Train one (medret train CORPUS --out RUN) and name it: --encoder RUN"
         )
@@ -141,10 +141,10 @@ def find_checkpoint(path: Path) -> Path:
         MedretError: If there is neither.
     """
     for folder in (path, path / "best"):
-        if (folder / _CONFIG).is_file():
+        if (folder / CONFIG).is_file():
             return folder
     found = "nothing" if not path.exists() else "a folder without one" if path.is_dir() else "a file"
-    raise MedretError(f"{path}: {found}, expected an encoder (a folder with {_CONFIG}) or a training run. Make one: medret train")
+    raise MedretError(f"{path}: {found}, expected an encoder (a folder with {CONFIG}) or a training run. Make one: medret train")
 
 
 def copy_checkpoint(source: Path, folder: Path) -> None:
@@ -163,13 +163,28 @@ def copy_checkpoint(source: Path, folder: Path) -> None:
                 shutil.copyfile(file, beside / file.name)
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: "config" (as EncoderConfig has it), "fingerprint", "notes"; its weights are not read.
+
+    Raises:
+        MedretError: If the folder holds no checkpoint of this version.
+    """
+    path = folder / CONFIG
+    content = read_json(path)
+    if content.get("format") != FORMAT or "fingerprint" not in content:
+        raise MedretError(f"{path}: no medret encoder (format {content.get('format')!r}), expected {FORMAT!r}. Give another folder.")
+    if content.get("version") != VERSION:
+        raise MedretError(f"{path}: encoder format {content.get('version')}, this medret reads {VERSION}. Update medret, or train again.")
+    return content
+
+
 def read_fingerprint(folder: Path) -> str:
     """The fingerprint a checkpoint folder states; its weights are not read.
 
     Raises:
         MedretError: If the folder holds no checkpoint of this version.
     """
-    return str(_read_config(folder)["fingerprint"])
+    return str(read_config(folder)["fingerprint"])
 
 
 def read_preprocessing(folder: Path) -> "Preprocessing":
@@ -180,12 +195,12 @@ def read_preprocessing(folder: Path) -> "Preprocessing":
     """
     from encoders.preprocess import Preprocessing
 
-    return Preprocessing.from_dict(_read_config(folder)["config"]["preprocessing"])
+    return Preprocessing.from_dict(read_config(folder)["config"]["preprocessing"])
 
 
 def read_notes(folder: Path) -> dict[str, Any]:
     """What was noted when the checkpoint was written."""
-    return dict(_read_config(folder).get("notes") or {})
+    return dict(read_config(folder).get("notes") or {})
 
 
 def fingerprint(encoder: "DualEncoder") -> str:
@@ -241,16 +256,6 @@ def _rounded(name: str, tensor: "Tensor", dtype: str) -> "Tensor":
     if not half.isfinite().all():
         raise MedretError(f"{name}: a weight of {tensor.abs().max():.3g}, expected at most 65504 for float16. Save in float32.")
     return half
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / _CONFIG
-    content = read_json(path)
-    if content.get("format") != FORMAT or "fingerprint" not in content:
-        raise MedretError(f"{path}: no medret encoder (format {content.get('format')!r}), expected {FORMAT!r}. Give another folder.")
-    if content.get("version") != VERSION:
-        raise MedretError(f"{path}: encoder format {content.get('version')}, this medret reads {VERSION}. Update medret, or train again.")
-    return content
 
 
 def _assemble(config: "EncoderConfig", tokenizer: "Tokenizer", weights: Mapping[str, "Tensor"], where: str) -> "DualEncoder":

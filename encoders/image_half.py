@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from encoders.checkpoint import WEIGHTS, read_config
 from encoders.dual import DualEncoder, Encoded, EncoderConfig, make_head
 from encoders.image import ImageBackbone
-from encoders.json_object import read_json
 from encoders.mapped_weights import map_safetensors
 
 
@@ -43,11 +43,8 @@ def load_image_half(folder: Path) -> ImageHalf:
     Raises:
         MedretError: If files are missing or damaged.
     """
-    config = EncoderConfig.from_dict(read_json(folder / "encoder.json")["config"])
-    held = {
-        name: torch.from_numpy(view.copy())
-        for name, view in map_safetensors(folder / "model.safetensors", ("image.", "image_head.")).items()
-    }
+    config = EncoderConfig.from_dict(read_config(folder)["config"])
+    held = {name: torch.from_numpy(view.copy()) for name, view in map_safetensors(folder / WEIGHTS, ("image.", "image_head.")).items()}
     held = {name: weight.float() if weight.is_floating_point() else weight for name, weight in held.items()}
     parts = {
         part: {name.removeprefix(part): weight for name, weight in held.items() if name.startswith(part)}

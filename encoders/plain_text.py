@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.checkpoint import TOKENIZER, WEIGHTS, read_config
 from encoders.errors import MedretError
-from encoders.json_object import read_json
 from encoders.mapped_weights import map_safetensors
 from encoders.tokens import Tokenizer
 
@@ -64,12 +64,12 @@ class PlainText:
     """
 
     def __init__(self, folder: Path) -> None:
-        config = read_json(folder / "encoder.json")["config"]
-        self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
+        config = read_config(folder)["config"]
+        self.tokenizer = Tokenizer.load(folder / TOKENIZER)
         self.max_tokens = int(config["max_tokens"])
         self._kind, self._pooling = str(config["text"]["kind"]), str(config["text"]["pooling"])
         network: Mapping[str, Any] = config["text"]["config"]
-        self._weights = map_safetensors(folder / "model.safetensors", ("text.", "text_head."))
+        self._weights = map_safetensors(folder / WEIGHTS, ("text.", "text_head."))
         layers, heads, activation = _settings(self._kind, network)
         self._heads, self._activation = int(network[heads]), _activation(str(network[activation]))
         self._layers = [self._names(place) for place in range(int(network[layers]))]

@@ -4,10 +4,9 @@ Text queries are not spread like the images that they look for: an index tuned o
 there is one sample for each kind of query, "image" and "text", and what it is tuned on is disjoint from what is measured.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +14,12 @@ import numpy.typing as npt
 from index.corpora.phrases import finding_phrases
 
 if TYPE_CHECKING:
+    from encoders.dual import DualEncoder
     from index.shards import Shards, ShardTable
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
+Load: TypeAlias = "Callable[[], DualEncoder]"
 
 TUNE, HELD = 500, 1000
 _MOST_PHRASES = 930  # encoded within seconds on a CPU, and enough to show a recall of 0.99
@@ -60,7 +61,7 @@ class Sample:
 
 
 def draw_samples(
-    shards: "Shards", modality: str, vector: str, encoder_folder: Path, *, tune: int = TUNE, held: int = HELD, seed: int = 0
+    shards: "Shards", modality: str, vector: str, load: Load, *, tune: int = TUNE, held: int = HELD, seed: int = 0
 ) -> dict[str, Sample]:
     """Draw the queries that the index of a modality is tuned and measured with, see `draw_askers`.
 
@@ -70,7 +71,7 @@ def draw_samples(
         shards: All records.
         modality: What is searched: "images", "reports" or "sentences".
         vector: "joint", or "features", which only what comes from the same encoder can be compared with.
-        encoder_folder: The checkpoint of the encoder, for the phrases.
+        load: Returns the encoder; called only where phrases ask.
         tune: Queries to tune with, at most.
         held: Queries to measure with, at most.
         seed: Draws the same queries again.
@@ -81,14 +82,14 @@ def draw_samples(
     Raises:
         MedretError: If the encoder is needed and cannot be read.
     """
-    return split_askers(draw_askers(shards, modality, vector, encoder_folder, count=tune + held, seed=seed), tune, held)
+    return split_askers(draw_askers(shards, modality, vector, load, count=tune + held, seed=seed), tune, held)
 
 
 def draw_askers(
     shards: "Shards",
     modality: str,
     vector: str,
-    encoder_folder: Path,
+    load: Load,
     *,
     count: int = TUNE + HELD,
     phrases: int = _MOST_PHRASES,
@@ -104,7 +105,7 @@ def draw_askers(
         shards: All records.
         modality: What is searched: "images", "reports" or "sentences".
         vector: "joint", or "features", which only what comes from the same encoder can be compared with.
-        encoder_folder: The checkpoint of the encoder, for the phrases.
+        load: Returns the encoder; called only where phrases ask.
         count: How many ask, at most.
         phrases: How many do where phrases ask, at most: each is encoded.
         seed: Draws the same again.
@@ -119,7 +120,7 @@ def draw_askers(
     for asker, home in _homes(shards, modality, vector).items():
         random = np.random.default_rng([seed, len(asker)])
         if home is None:
-            drawn[asker] = draw_phrases(shards.table(modality).findings, vector, encoder_folder, min(count, phrases), seed)
+            drawn[asker] = draw_phrases(shards.table(modality).findings, vector, load, min(count, phrases), seed)
         else:
             drawn[asker] = _from_records(shards.table(home), shards.table(modality), vector, count, random)
     return drawn
@@ -159,13 +160,13 @@ def _from_records(asking: "ShardTable", found: "ShardTable", vector: str, count:
     return Askers(vectors=asking.vectors(vector, rows), own=_own_rows(asking, rows, found), drawn=asking.modality)
 
 
-def draw_phrases(findings: Sequence[str], vector: str, encoder_folder: Path, count: int, seed: int = 0) -> Askers:
+def draw_phrases(findings: Sequence[str], vector: str, load: Load, count: int, seed: int = 0) -> Askers:
     """Draw who asks by a few words, as people type them: built-in phrases such as "small left pleural effusion".
 
     Args:
         findings: As the corpus names them.
         vector: "joint" or "features".
-        encoder_folder: The checkpoint of the encoder.
+        load: Returns the encoder.
         count: How many ask, at most: each is encoded.
         seed: Draws the same again.
 
@@ -174,7 +175,7 @@ def draw_phrases(findings: Sequence[str], vector: str, encoder_folder: Path, cou
     """
     phrases = finding_phrases(findings)
     chosen = np.random.default_rng([seed, len("text")]).permutation(len(phrases))[:count]
-    vectors = _encode([phrases[place] for place in chosen], vector, encoder_folder)
+    vectors = _encode([phrases[place] for place in chosen], vector, load)
     return Askers(vectors=vectors, own=[np.empty(0, np.int64)] * len(vectors), drawn="prompts")
 
 
@@ -215,13 +216,10 @@ def _own_rows(asking: "ShardTable", rows: Rows, found: "ShardTable") -> list[Row
     return own
 
 
-def _encode(texts: Sequence[str], vector: str, encoder_folder: Path) -> Vectors:
+def _encode(texts: Sequence[str], vector: str, load: Load) -> Vectors:
     import torch
 
-    from encoders.checkpoint import find_checkpoint, load_checkpoint
-    from encoders.device import choose_device
-
-    encoder = load_checkpoint(find_checkpoint(encoder_folder), choose_device(None))
+    encoder = load()
     with torch.inference_mode():
         parts = [encoder.encode_texts(texts[start : start + _TEXTS_AT_ONCE]) for start in range(0, len(texts), _TEXTS_AT_ONCE)]
         vectors: Vectors = torch.cat([getattr(part, vector) for part in parts]).float().cpu().numpy()

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.atomic import whole_file, whole_folder
-from encoders.export import TextExport, try_export
+from encoders.export import try_export
 from index.index_manifest import Certificate, IndexEntry, IndexManifest, StoredFile
 from index.kinds import find_kind
 from index.publish import check_stored, generation_folder, store_file
@@ -22,7 +22,7 @@ from index.stages import FirstStage, build_stage, load_stage
 from index.vector_index import VectorIndex
 
 if TYPE_CHECKING:
-    from index.askers import Askers
+    from index.askers import Askers, Load
 
 Rows = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
@@ -109,31 +109,29 @@ def measure_entries(
 
     That is: how scores spread, what approximate indexes find, and whether texts can be encoded without torch.
     """
-    from index.askers import draw_phrases  # loads the encoder
+    from encoders.checkpoint import load_checkpoint  # imports torch
+    from encoders.device import choose_device
+    from index.askers import draw_phrases
 
     entries: list[IndexEntry] = []
-    phrases = cache(lambda findings, vector: draw_phrases(findings, vector, encoder_folder, _PHRASES))  # once for images and reports
+    load = cache(lambda: load_checkpoint(encoder_folder, choose_device(None)))
+    phrases = cache(lambda findings, vector: draw_phrases(findings, vector, load, _PHRASES))  # once for images and reports
     for entry in manifest.indexes:
-        entries.append(_measure(folder, entry, shards, encoder_folder, manifest.recall, phrases))
+        entries.append(_measure(folder, entry, shards, load, manifest.recall, phrases))
         if progress is not None:
             progress("measurements", len(entries), len(manifest.indexes))
-    return replace(manifest, indexes=tuple(entries), text_encoder=manifest.text_encoder or _try_texts(encoder_folder))
-
-
-def _try_texts(encoder_folder: Path) -> TextExport:
-    from encoders.checkpoint import load_checkpoint
-
-    return try_export(load_checkpoint(encoder_folder), encoder_folder)
+    tried = manifest.text_encoder or try_export(load().cpu(), encoder_folder)  # where texts without torch are encoded
+    return replace(manifest, indexes=tuple(entries), text_encoder=tried)
 
 
 def _measure(
-    folder: Path, entry: IndexEntry, shards: Shards, encoder_folder: Path, target: float, phrases: Callable[[Sequence[str], str], "Askers"]
+    folder: Path, entry: IndexEntry, shards: Shards, load: "Load", target: float, phrases: Callable[[Sequence[str], str], "Askers"]
 ) -> IndexEntry:
-    from index.askers import draw_askers, split_askers  # these load the encoder
+    from index.askers import draw_askers, split_askers
     from index.contract import certify
 
     table, few = shards.table(entry.modality), {} if entry.files else {"count": ASKERS, "phrases": _PHRASES}
-    askers = draw_askers(shards, entry.modality, entry.vector, encoder_folder, **few)
+    askers = draw_askers(shards, entry.modality, entry.vector, load, **few)
     certificates: tuple[Certificate, ...] = ()
     if entry.files:
         searched = VectorIndex(table, entry.vector, load_entry(folder, entry, shards))

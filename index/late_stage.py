@@ -50,10 +50,6 @@ class LateStage:
         """Its inverted lists, or None."""
         return self.stage.lists
 
-    @lists.setter
-    def lists(self, lists: int | None) -> None:
-        raise AttributeError("the stage knows how many lists it has")
-
     def candidates(
         self, queries: npt.NDArray[np.float32], count: int, effort: int | None, allowed: npt.NDArray[np.bool_] | None
     ) -> list[Rows]:

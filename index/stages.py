@@ -25,12 +25,15 @@ class FirstStage(Protocol):
     Attributes:
         kind: The row of index.kinds.
         rows: How many it holds, in the order of the shards.
-        lists: Its inverted lists, or None.
     """
 
     kind: IndexKind
     rows: int
-    lists: int | None
+
+    @property
+    def lists(self) -> int | None:
+        """How many inverted lists it has, or None."""
+        ...
 
     def candidates(
         self, queries: npt.NDArray[np.float32], count: int, effort: int | None, allowed: npt.NDArray[np.bool_] | None

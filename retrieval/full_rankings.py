@@ -31,11 +31,11 @@ def rank_all(engine: SearchEngine, task: LabelTask, judged: Judged, by: By = "im
     Args:
         engine: The index.
         task: Q queries.
-        judged: What `judge` said of them, for what each must not find.
+        judged: What `judge` said of them: their vectors, and what each must not find.
         by: What is one candidate.
     """
     table = engine.table(task.find)
-    units, vectors = number_units(table, by), task.vectors(engine)
+    units = number_units(table, by)
     allowed = np.flatnonzero(task.allowed)
     allowed = allowed[np.argsort(np.array(table.ids(allowed), dtype=object), kind="stable")]  # so that places order equal scores
     for gallery, members in galleries(task):
@@ -45,7 +45,7 @@ def rank_all(engine: SearchEngine, task: LabelTask, judged: Judged, by: By = "im
         at_once = max(1, _SCORES_AT_ONCE // len(rows))
         for start in range(0, len(items), at_once):
             some = items[start : start + at_once]
-            order = _order(exact_scores(vectors[some], table, rows, task.vector), _struck(judged, some, rows, table.rows))
+            order = _order(exact_scores(judged.vectors[some], table, rows, task.vector), _struck(judged, some, rows, table.rows))
             ranked = _units_in_order(order, held, units[rows]) if by == "study" else _in_order(order, held)
             theirs = members[np.isin(task.items[members], some)]
             for mask in np.unique(task.asked[theirs]):  # one mask for all queries at a time

@@ -30,6 +30,7 @@ class Judged(NamedTuple):
     relevant: Rows  # (Q,) relevant candidates that the query could find
     candidates: Rows  # (Q,) candidates that it could find
     cosines: NDArray[np.float32]  # (Q, k) scores of the rows; NaN where there are fewer
+    vectors: NDArray[np.float32]  # (U, D) of the items
     left_out: Sequence[Rows] | None  # for each item the rows that it must not find; None where texts ask
 
 
@@ -68,6 +69,7 @@ def judge(engine: SearchEngine, task: LabelTask, k: int, by: By = "image", exclu
         relevant=np.zeros(queries, dtype=np.int64),
         candidates=np.zeros(queries, dtype=np.int64),
         cosines=np.full((queries, k), np.nan, dtype=np.float32),
+        vectors=vectors,
         left_out=left_out,
     )
     for gallery, members in galleries(task):

@@ -1,19 +1,22 @@
 """Who asks: disjoint samples by patient, what they must not find, and phrases where there are no texts."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from shard_folders import save_manifest, unit
 
-from encoders.checkpoint import default_checkpoint
+from encoders.checkpoint import default_checkpoint, load_checkpoint
 from index.askers import draw_samples
 from index.corpora.phrases import finding_phrases
 from index.corpora.record import Record
 from index.manifest import ModalityShards
 from index.shards import ShardRow, ShardWriter, open_shards
 
-NO_ENCODER = Path("nowhere")
+
+def no_encoder():
+    raise AssertionError("no phrase asks, so the encoder is not loaded")
 
 
 def write_shards(folder: Path, parts: dict[str, list[Record]], dimension=16, vectors=("joint",)):
@@ -59,7 +62,7 @@ def test_no_owner_is_in_both_samples_and_none_asks_twice(tmp_path):
     records = images(120)
     shards = write_shards(tmp_path, {"images": records, "reports": [Record(id="r0", image=None), Record(id="r1", image=None)]})
 
-    sample = draw_samples(shards, "images", "joint", NO_ENCODER)["image"]
+    sample = draw_samples(shards, "images", "joint", no_encoder)["image"]
 
     askers = [owner(records[row]) for row in rows_asking(shards.table("images"), np.concatenate([sample.tune, sample.held]))]
     assert len(askers) == len(set(askers)) == len({owner(record) for record in records})
@@ -72,7 +75,7 @@ def test_a_query_must_not_find_itself_nor_what_is_of_its_patient_or_study(tmp_pa
     reports = [Record(id=f"r{number}", image=None, patient_id=f"p{number}") for number in range(40)]
     shards = write_shards(tmp_path, {"images": records, "reports": reports})
 
-    samples = draw_samples(shards, "images", "joint", NO_ENCODER)
+    samples = draw_samples(shards, "images", "joint", no_encoder)
 
     for row, own in zip(rows_asking(shards.table("images"), samples["image"].held), samples["image"].held_own, strict=True):
         alike = [place for place, record in enumerate(records) if owner(record) == owner(records[row])]
@@ -85,7 +88,7 @@ def test_a_query_must_not_find_itself_nor_what_is_of_its_patient_or_study(tmp_pa
 def test_the_same_seed_draws_the_same_and_no_more_than_wanted(tmp_path):
     shards = write_shards(tmp_path, {"images": images(90), "reports": images(3)})
 
-    first, second, other = (draw_samples(shards, "images", "joint", NO_ENCODER, tune=10, held=20, seed=seed)["image"] for seed in (0, 0, 1))
+    first, second, other = (draw_samples(shards, "images", "joint", no_encoder, tune=10, held=20, seed=seed)["image"] for seed in (0, 0, 1))
 
     assert (len(first.tune), len(first.held)) == (10, 20)
     np.testing.assert_array_equal(first.held, second.held)
@@ -96,7 +99,7 @@ def test_who_asks_for_texts_is_images_and_texts_of_the_same_kind(tmp_path):
     shards = write_shards(tmp_path, {"images": images(30), "sentences": images(30)}, vectors=("joint", "features"))
 
     asked = {
-        (modality, vector): {asker: sample.drawn for asker, sample in draw_samples(shards, modality, vector, NO_ENCODER).items()}
+        (modality, vector): {asker: sample.drawn for asker, sample in draw_samples(shards, modality, vector, no_encoder).items()}
         for modality in ("images", "sentences")
         for vector in ("joint", "features")
     }
@@ -112,7 +115,7 @@ def test_who_asks_for_texts_is_images_and_texts_of_the_same_kind(tmp_path):
 def test_images_without_texts_are_asked_with_phrases_of_the_encoder(tmp_path):
     shards = write_shards(tmp_path, {"images": images(30)}, dimension=256)
 
-    sample = draw_samples(shards, "images", "joint", default_checkpoint(), tune=20, held=40)["text"]
+    sample = draw_samples(shards, "images", "joint", partial(load_checkpoint, default_checkpoint()), tune=20, held=40)["text"]
 
     assert (sample.drawn, sample.tune.shape, sample.held.shape) == ("prompts", (20, 256), (40, 256))
     np.testing.assert_allclose(np.linalg.norm(sample.held, axis=1), 1, atol=1e-5)
@@ -122,7 +125,7 @@ def test_images_without_texts_are_asked_with_phrases_of_the_encoder(tmp_path):
 def test_a_direction_of_a_single_record_is_left_out(tmp_path):
     reports = [Record(id=f"r{number}", image=None, patient_id="p1") for number in range(4)]
 
-    samples = draw_samples(write_shards(tmp_path, {"images": images(30), "reports": reports}), "images", "joint", NO_ENCODER)
+    samples = draw_samples(write_shards(tmp_path, {"images": images(30), "reports": reports}), "images", "joint", no_encoder)
 
     assert set(samples) == {"image"}
 
