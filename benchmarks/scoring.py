@@ -29,7 +29,7 @@ def make_run(path: Path, queries: int, candidates: int, depth: int, seed: int = 
     shares = np.geomspace(0.01, 0.15, 14)
     masks = ((draw.random((candidates, 14)) < shares) << np.arange(14)).sum(axis=1).astype(np.uint16)
     asking = draw.choice(np.flatnonzero(masks), queries, replace=False)
-    ranked = np.empty((queries, depth), dtype=np.int64)
+    ranked = np.empty((queries, depth), dtype=np.int32)
     for query, row in enumerate(asking):
         scores = draw.random(candidates) + 0.2 * ((masks & masks[row]) != 0)
         ranked[query] = np.argsort(-scores)[:depth]

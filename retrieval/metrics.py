@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 Denominator = Literal["k", "min(k, relevant)"]
 DENOMINATORS: tuple[Denominator, ...] = ("k", "min(k, relevant)")
 MOST_FINDINGS = 64  # bits of the widest mask
+_ANSWERS_AT_ONCE = 1 << 17  # their masks stay in a core's cache
 
 
 def pack_findings(holds: NDArray[np.bool_]) -> NDArray[Any]:
@@ -40,21 +41,32 @@ def mask_matches(candidate_masks: NDArray[Any], query_masks: NDArray[Any], exact
 
 
 def ranked_relevance(
-    ranked: NDArray[np.int64], query_masks: NDArray[Any], candidate_masks: NDArray[Any], exact: bool = False
+    ranked: NDArray[np.signedinteger[Any]], query_masks: NDArray[Any], candidate_masks: NDArray[Any], exact: bool = False
 ) -> NDArray[np.bool_]:
     """Say of each ranked candidate whether it shares a finding with its query, or (exact) has the same findings.
 
     Args:
-        ranked: (Q, R) int64, candidate rows in the order of rank; -1 where a query has fewer answers.
+        ranked: (Q, R) int32 or int64, candidate rows in the order of rank; -1 where a query has fewer answers.
         query_masks: (Q,) unsigned integers, the findings that each query asks for.
         candidate_masks: (N,) of the same type, the findings of each candidate.
         exact: Whether all findings have to be the same; none of the queries then asks for none.
 
     Returns:
         (Q, R) bool, False at -1.
+
+    Raises:
+        IndexError: If a row is beyond the candidates.
     """
-    shown = np.append(candidate_masks, candidate_masks.dtype.type(0))[ranked]  # (Q, R); row -1 reads the 0 at the end
-    return mask_matches(shown, query_masks[:, None], exact)
+    held = np.append(candidate_masks, candidate_masks.dtype.type(0))
+    relevance = np.empty(ranked.shape, dtype=np.bool_)
+    at_once = max(1, _ANSWERS_AT_ONCE // max(1, ranked.shape[1]))
+    for start in range(0, len(ranked), at_once):
+        part = slice(start, start + at_once)
+        if ranked[part].max(initial=-1) >= len(candidate_masks):
+            raise IndexError(f"a ranking names row {ranked[part].max()} of {len(candidate_masks)} candidates")
+        shown = held.take(ranked[part], mode="wrap")  # row -1 reads the 0 at the end; the other modes take twice as long
+        relevance[part] = mask_matches(shown, query_masks[part, None], exact)
+    return relevance
 
 
 def count_relevant(query_masks: NDArray[Any], candidate_masks: NDArray[Any], exact: bool = False) -> NDArray[np.int64]:
@@ -131,13 +143,12 @@ def average_precision(relevance: NDArray[np.bool_], relevant: NDArray[np.int64] 
 
     Source: "map" of trec_eval.
     """
-    queries, ranks = relevance.shape
-    hits = np.flatnonzero(relevance)  # few, beside Q x R
-    starts = np.searchsorted(hits, np.arange(queries + 1) * ranks)
-    found = np.diff(starts)
-    query = np.repeat(np.arange(queries), found)
-    precision = (np.arange(1, len(hits) + 1) - starts[query]) / (hits - query * ranks + 1)  # the hit's number within its query, by its rank
-    total = np.bincount(query, precision, queries)
+    total, found = np.zeros(len(relevance)), np.zeros(len(relevance), dtype=np.int64)
+    numbers = np.arange(1, relevance.shape[1] + 1, dtype=np.float64)
+    for query, row in enumerate(relevance):  # one at a time stays in a core's cache
+        places = np.flatnonzero(row)
+        found[query] = len(places)
+        total[query] = (numbers[: len(places)] / (places + 1)).sum()
     return total / np.maximum(found if relevant is None else relevant, 1)
 
 
