@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.activations import gelu, gelu_tanh, silu
 from encoders.checkpoint import TOKENIZER, WEIGHTS, read_config
-from encoders.errors import MedretError
+from encoders.errors import UncoveredError
 from encoders.mapped_weights import map_safetensors
 from encoders.tokens import Tokenizer
 
@@ -43,10 +44,6 @@ _DISTILBERT_LAYER = (
 _BERT_SETTINGS = ("num_hidden_layers", "num_attention_heads", "hidden_act")
 _DISTILBERT_SETTINGS = ("n_layers", "n_heads", "activation")
 _UNIT_LEAST = 1e-12  # what torch divides by at least
-
-
-class UncoveredError(MedretError):
-    """This encoder has something that the forward pass in NumPy does not: torch has to compute it."""
 
 
 class PlainText:
@@ -193,41 +190,17 @@ def _settings(kind: str, network: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _activation(name: str) -> Callable[[Vectors], Vectors]:
     known: dict[str, Callable[[Vectors], Vectors]] = {
-        "gelu": _gelu,
-        "gelu_new": _gelu_tanh,
-        "gelu_pytorch_tanh": _gelu_tanh,
+        "gelu": gelu,
+        "gelu_new": gelu_tanh,
+        "gelu_pytorch_tanh": gelu_tanh,
         "relu": lambda values: np.maximum(values, 0),
-        "silu": _silu,
-        "swish": _silu,
+        "silu": silu,
+        "swish": silu,
         "tanh": np.tanh,
     }
     if name not in known:
         raise UncoveredError(f"activation {name}")
     return known[name]
-
-
-def _gelu(values: Vectors) -> Vectors:
-    """x Phi(x), with erf to 1.5e-7: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26."""
-    x = np.abs(values) * np.float32(0.5**0.5)
-    t = 1 / (1 + np.float32(0.3275911) * x)
-    series = np.float32(1.061405429) * t
-    for term in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
-        series = (series + np.float32(term)) * t
-    tail = series * np.exp(-x * x) / 2  # 1 - Phi(|x|)
-    gated: Vectors = values * np.where(values < 0, tail, 1 - tail)
-    return gated
-
-
-def _gelu_tanh(values: Vectors) -> Vectors:
-    inner = np.float32((2 / np.pi) ** 0.5) * (values + np.float32(0.044715) * values**3)
-    gated: Vectors = np.float32(0.5) * values * (1 + np.tanh(inner))
-    return gated
-
-
-def _silu(values: Vectors) -> Vectors:
-    with np.errstate(over="ignore"):  # exp(-x) is infinite where the result is 0
-        gated: Vectors = values / (1 + np.exp(-values))
-    return gated
 
 
 def _unit(vectors: Vectors) -> Vectors:
