@@ -396,7 +396,7 @@ def test_without_the_dicom_packages_pngs_are_read_and_dicom_is_refused(tmp_path)
     Image.fromarray(GREY).save(tmp_path / "film.png")
     program = (
         "import sys; from pathlib import Path\n"
-        "sys.modules.update(dict.fromkeys(['pydicom', 'gdcm', 'pylibjpeg', 'openjpeg']))\n"
+        "sys.modules.update(dict.fromkeys(['pydicom', 'gdcm', 'pylibjpeg', 'openjpeg', 'rle']))\n"
         "from encoders.pixels import missing_decoders, read_image\n"
         "print(read_image(Path('film.png')).shape, missing_decoders())\n"
         "read_image(Path('film.dcm'))\n"
@@ -406,7 +406,7 @@ def test_without_the_dicom_packages_pngs_are_read_and_dicom_is_refused(tmp_path)
         [sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, check=False
     )
 
-    assert done.stdout.strip() == "(64, 72) ['pydicom', 'python-gdcm', 'pylibjpeg', 'pylibjpeg-openjpeg']"
+    assert done.stdout.strip() == "(64, 72) ['pydicom', 'python-gdcm', 'pylibjpeg', 'pylibjpeg-openjpeg', 'pylibjpeg-rle']"
     assert "MedretError: film.dcm: DICOM needs the package pydicom, which is not installed" in done.stderr
 
 
