@@ -186,9 +186,9 @@ def score_labels(
     scores = measure_rankings(judged.relevance, judged.relevant, at_cuts, ks, denominator)
     if every_rank := [name for name in measures if name in COMPLETE]:
         scores |= {name: np.zeros(len(task.items)) for name in every_rank}
-        for members, relevance in rank_all(engine, task, judged, by):
-            for name, values in measure_rankings(relevance, judged.relevant[members], every_rank, ks).items():
-                scores[name][members] = values
+        for ranked in rank_all(engine, task, judged, by):
+            for name, values in measure_rankings(ranked.relevance, judged.relevant[ranked.members], every_rank, ks).items():
+                scores[name][ranked.members] = values
     chance = chance_measures(judged.relevant, judged.candidates, measures, ks, denominator)
     options = {
         "direction": task.direction,

@@ -50,10 +50,10 @@ def test_the_ranking_of_all_is_that_of_asking_for_as_many_answers(tmp_path, monk
     whole = judge(engine, task, 70, by)
 
     seen = []
-    for members, relevance in rank_all(engine, task, whole, by):
-        ranked = relevance.shape[1]
-        np.testing.assert_array_equal(relevance, whole.relevance[members][:, :ranked])
-        assert not whole.relevance[members][:, ranked:].any()
+    for members, rows, relevance in rank_all(engine, task, whole, by):
+        np.testing.assert_array_equal(relevance, whole.relevance[members][:, : len(rows)])
+        np.testing.assert_array_equal(np.broadcast_to(rows, relevance.shape), whole.rows[members][:, : len(rows)])
+        assert (whole.rows[members][:, len(rows) :] < 0).all()
         seen += members.tolist()
 
     assert sorted(seen) == list(range(len(task.items)))
