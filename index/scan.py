@@ -21,7 +21,7 @@ from index.workers import count_workers, work_on
 
 _BLOCK = 64  # rows whose largest score is looked at before their own
 _QUERIES_AT_ONCE = 1024
-_ROWS_AT_ONCE = ((1, 1 << 22), (64, 1 << 14), (_QUERIES_AT_ONCE, 1 << 12))  # for up to so many queries: scores stay in the cache
+_ROWS_AT_ONCE = ((1, 1 << 20), (64, 1 << 14), (_QUERIES_AT_ONCE, 1 << 12))  # for up to so many queries: scores stay in the cache
 _ROWS_ENCODED = 4096  # at a time
 _NEVER = np.iinfo(np.int32).min  # the score of a row that is not allowed
 _POOLED = 1 << 20  # keys beyond which the pool is cut
@@ -54,22 +54,24 @@ class ScanStage:
         """Return the rows with the highest products for each query, see index.stages.FirstStage."""
         asked = self.quantiser.quantise_queries(queries)
         layout = _KeyLayout(self.rows, self.quantiser.dimension)
-        if not is_worth_torch(len(asked)):
-            return self._candidates(asked, count, allowed, layout)
-        at_once = max(min(-(-len(asked) // count_workers()), _QUERIES_AT_ONCE, layout.queries), 1)
+        workers = count_workers() if is_worth_torch(len(asked)) else 0
+        if len(asked) == 1:
+            return self._candidates(asked, count, allowed, layout, workers)
+        at_once = max(min(-(-len(asked) // workers), _QUERIES_AT_ONCE, layout.queries), 1)
         parts = [asked[start : start + at_once] for start in range(0, len(asked), at_once)]
         found = work_on(parts, lambda part: self._candidates(part, count, allowed, layout))
         return [rows for part in found for rows in part]
 
-    def _candidates(self, asked: Codes, count: int, allowed: npt.NDArray[np.bool_] | None, layout: "_KeyLayout") -> list[Rows]:
+    def _candidates(
+        self, asked: Codes, count: int, allowed: npt.NDArray[np.bool_] | None, layout: "_KeyLayout", workers: int = 0
+    ) -> list[Rows]:
         pool = _Pool(len(asked), count, layout)
         forbidden = None if allowed is None else ~allowed
         at_once = next(rows for queries, rows in _ROWS_AT_ONCE if len(asked) <= queries)
         checked = 0  # rows that the bounds are drawn from
         for start in range(0, self.rows, at_once):
             stop = min(start + at_once, self.rows)
-            scores = self._scores(asked, start, stop, None if forbidden is None else forbidden[start:stop])
-            maxima = _maxima(scores)
+            scores, maxima = self._scores(asked, start, stop, None if forbidden is None else forbidden[start:stop], workers)
             if start == 0:
                 pool.raise_bounds(scores, maxima)
             pool.take(scores, maxima, start)
@@ -78,24 +80,39 @@ class ScanStage:
                 checked = stop
         return pool.rows()
 
-    def _scores(self, asked: Codes, start: int, stop: int, forbidden: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.int32]:
-        """Return (Q, n) scores of the rows from start to stop, n filled up to whole blocks; they hold until the next call."""
-        padded = -(-(stop - start) // _BLOCK) * _BLOCK
+    def _scores(
+        self, asked: Codes, start: int, stop: int, forbidden: npt.NDArray[np.bool_] | None, workers: int
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Return (Q, n) scores of the rows from start to stop, n filled up to whole blocks, and the (Q, n / 64) largest of each block.
+
+        The scores hold until the next call. So many workers, to whom a single query is given, take a share of the rows each; the
+        calling thread takes all of them where it is 0.
+        """
+        blocks = -(-(stop - start) // _BLOCK)
         room = getattr(self._rooms, "scores", None)  # reused: fresh memory costs as much as the products
-        if room is None or len(room) < len(asked) * padded:
-            room = self._rooms.scores = np.empty(len(asked) * padded, np.int32)
-        scores: npt.NDArray[np.int32] = room[: len(asked) * padded].reshape(len(asked), padded)
-        inside = scores[:, : stop - start]
-        scores[:, stop - start :] = _NEVER
-        if inside.flags.c_contiguous:
-            integer_products(asked, self._plain[start:stop], inside)
+        if room is None or len(room) < len(asked) * blocks * _BLOCK:
+            room = self._rooms.scores = np.empty(len(asked) * blocks * _BLOCK, np.int32)
+        scores: npt.NDArray[np.int32] = room[: len(asked) * blocks * _BLOCK].reshape(len(asked), -1)
+        maxima = np.empty((len(asked), blocks), np.int32)
+
+        def fill(part: slice) -> None:
+            places = slice(part.start * _BLOCK, min(part.stop * _BLOCK, stop - start))
+            inside = scores[:, places]
+            products = inside if inside.flags.c_contiguous else np.empty(inside.shape, np.int32)
+            integer_products(asked, self._plain[start + places.start : start + places.stop], products)
+            if products is not inside:
+                inside[:] = products
+            if forbidden is not None:
+                inside[:, forbidden[places]] = _NEVER
+            scores[:, places.stop : part.stop * _BLOCK] = _NEVER
+            _find_maxima(scores[:, part.start * _BLOCK : part.stop * _BLOCK], maxima[:, part])
+
+        if workers:
+            share = -(-blocks // workers)
+            work_on([slice(first, min(first + share, blocks)) for first in range(0, blocks, share)], fill)
         else:
-            products = np.empty(inside.shape, np.int32)
-            integer_products(asked, self._plain[start:stop], products)
-            inside[:] = products
-        if forbidden is not None:
-            inside[:, forbidden] = _NEVER
-        return scores
+            fill(slice(0, blocks))
+        return scores, maxima
 
     def add(self, vectors: Iterable[Vectors]) -> None:
         """Append rows, see index.stages.FirstStage."""
@@ -150,14 +167,15 @@ def load_scan(kind: IndexKind, codes: Path, quantiser: Path, rows: int, dimensio
     return ScanStage(kind, made, mapped)
 
 
-def _maxima(scores: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Return the (Q, n / 64) largest scores of each block."""
+def _find_maxima(scores: npt.NDArray[np.int32], maxima: npt.NDArray[np.int32]) -> None:
+    """Write the largest of each 64 of the (Q, n) scores into (Q, n / 64) maxima."""
     blocks = scores.reshape(len(scores), -1, _BLOCK)
     if "torch" not in sys.modules:
-        return np.asarray(blocks.max(axis=2))
+        np.max(blocks, axis=2, out=maxima)
+        return
     import torch  # several times as fast
 
-    return np.asarray(torch.amax(torch.from_numpy(blocks), 2).numpy())
+    torch.amax(torch.from_numpy(blocks), 2, out=torch.from_numpy(maxima))
 
 
 class _KeyLayout:
@@ -232,7 +250,8 @@ class _Pool:
 
     def rows(self) -> list[Rows]:
         """Return the candidates of each query."""
-        self.cut()
+        if self._new:
+            self.cut()
         found = (self._keys & ((np.uint64(1) << self._layout.row_bits) - np.uint64(1))).astype(np.int64)
         starts = self._starts(self._keys).tolist()
         return [found[start:stop] for start, stop in pairwise(starts)]

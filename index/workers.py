@@ -12,8 +12,10 @@ R = TypeVar("R")
 
 
 def count_workers() -> int:
-    """Return how many there are: as many as torch computes with."""
-    return _workers(os.getpid())[1]
+    """Return how many should compute for the calling thread: as many as torch computes with in it, at most all of them."""
+    import torch
+
+    return min(_workers(os.getpid())[1], torch.get_num_threads())
 
 
 def work_on(parts: Sequence[T], work: Callable[[T], R]) -> list[R]:
