@@ -11,7 +11,7 @@ from encoders.errors import MedretError
 from retrieval.figures import add_intervals, direction_result
 from retrieval.measures import MEDIAN
 from retrieval.results import DirectionResult, EvaluationResult, PerQuery, Score
-from retrieval.saved_runs import SavedDirection, SavedRun, ranked_hits
+from retrieval.saved_runs import SavedDirection, SavedRun
 from retrieval.significance import Tested, class_weights, holm, paired_randomisation
 from retrieval.trec import token
 
@@ -129,6 +129,7 @@ def _take(each: PerQuery, places: Sequence[int], metrics: Sequence[str], asked: 
         scores={name: each.scores[name][chosen] for name in metrics},
         chance={name: each.chance[name][chosen] for name in metrics if name in each.chance},
         rows=each.rows[chosen],
+        hits=each.hits[chosen],
         cosines=each.cosines[chosen],
         answers=each.answers[chosen],
         reachable=each.reachable[chosen],
@@ -191,7 +192,7 @@ def _curves(queries: Sequence[PerQuery], weights: Floats, *, any_hit: bool) -> F
     """P@1 to P@K of each system, or R@1 to R@K, K being the ranks that all have."""
     depth = min(each.rows.shape[1] for each in queries)
     ranks = np.arange(1, depth + 1)
-    found = [np.cumsum(ranked_hits(each)[:, :depth], axis=1) for each in queries]
+    found = [np.cumsum(each.hits[:, :depth], axis=1) for each in queries]
     return np.stack([weights @ (hits > 0 if any_hit else hits / ranks) for hits in found])
 
 

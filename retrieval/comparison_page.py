@@ -18,7 +18,6 @@ from retrieval.pages import option_rows, option_words, render_page
 from retrieval.pictures import film_picture
 from retrieval.result_tables import figure
 from retrieval.results import DirectionResult, PerQuery, Score
-from retrieval.saved_runs import ranked_hits
 from retrieval.significance import Tested
 
 SHOWN = 6  # changed queries of each system
@@ -114,7 +113,7 @@ def _changed(one: DirectionComparison, place: int, engine: SearchEngine | None, 
     """The queries that a system changed most, with the first answers of it and of the first system."""
     pair = (0, place + 1)
     changed = one.differences[place].changed
-    hits = [ranked_hits(one.queries[side]) for side in pair]
+    hits = [one.queries[side].hits for side in pair]
     base = one.queries[0]
     shown = []
     for query in changed[:SHOWN]:

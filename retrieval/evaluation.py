@@ -1,6 +1,7 @@
 """Put a benchmark's queries through the engine and score the answers, with the level of chance beside each figure."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from retrieval.matches import rank_pairs
 from retrieval.measures import COMPLETE, Measure, chance_first_ranks, chance_measures, measure_rankings
 from retrieval.metrics import Denominator
 from retrieval.qrels import RULES, Rule, UncertainPolicy
+from retrieval.redrawn_galleries import redraw_galleries
 from retrieval.report_texts import choose_report_text
 from retrieval.results import DirectionResult, EvaluationResult
 from retrieval.scored_queries import label_queries, pair_queries
@@ -202,7 +204,10 @@ def score_labels(
         "left_out": {**task.left_out, **_unscored(task, judged)},
     }
     units = number_units(engine.table(task.find), by)[task.allowed]
-    return direction_result(label_queries(engine, task, judged, by, scores, chance), options, len(np.unique(units)))
+    redraw = None
+    if task.rows is None:  # texts belong to no patient: what they are put to is what was sampled
+        redraw = partial(redraw_galleries, engine, task, judged, by, measures, ks, denominator)
+    return direction_result(label_queries(engine, task, judged, by, scores, chance, redraw), options, len(np.unique(units)))
 
 
 def _unscored(task: LabelTask, judged: Judged) -> dict[str, int]:

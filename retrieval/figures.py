@@ -1,4 +1,4 @@
-"""From queries one by one to a table: means over all, over findings and over each view, and their intervals over patients."""
+"""From queries one by one to a table: means over all, over findings and over each view, and their intervals."""
 
 import math
 from collections.abc import Mapping
@@ -89,8 +89,13 @@ def _mean_figures(each: PerQuery, figures: list[dict[str, Score]]) -> dict[str, 
 def add_intervals(result: EvaluationResult, resamples: int = 2000, confidence: float = 0.95, seed: int = 0) -> EvaluationResult:
     """Give every figure that is a mean or median over queries its percentile bootstrap interval over patients.
 
-    All figures of a direction are computed on the same resamples. A resample without any query of a finding (or view) tells nothing
-    of it, and is left out for it. What has no queries one by one (an area under a curve) keeps the interval that it came with.
+    Patients who ask are drawn, and put to the same candidates: were these drawn too, whoever is drawn twice would find himself. Where
+    texts ask, the patients of the candidates are drawn, and asked the same texts: a patient drawn twice stands twice in a row. Where
+    texts ask and nobody knows whose the candidates are (a run from a file), the texts are drawn, which speaks of the wording alone.
+
+    All figures of a direction are computed on the same resamples. A resample without any query of a finding (or view), or without an
+    answer to one, tells nothing of it, and is left out for it. What has no queries one by one (an area under a curve) keeps the
+    interval that it came with.
 
     Args:
         result: A benchmark's result.
@@ -105,11 +110,17 @@ def _with_intervals(result: DirectionResult, resamples: int, confidence: float, 
     each = result.per_query
     if each is None:
         return result
-    count = len(np.unique(each.units))
-    if count < 2:
-        return replace(result, protocol={**result.protocol, "interval": f"none: fewer than two {each.unit}"})
     groups = _groups(each)
-    ends = {name: _ends(values, confidence, name) for name, values in _resample(each, groups, resamples, seed).items()}
+    if each.redraw is None:
+        count, whose, stays = len(np.unique(each.units)), each.unit, "that ask; candidates stay"
+        drawn = _resample(each, groups, resamples, seed)
+    else:
+        count, scores = each.redraw(resamples, seed)
+        drawn = {name: _with_macro(_over_queries(values, groups, name), len(groups.findings)) for name, values in scores.items()}
+        whose, stays = "patients", "of the candidates; prompts stay"
+    if count < 2:
+        return replace(result, protocol={**result.protocol, "interval": f"none: fewer than two {whose}"})
+    ends = {name: _ends(values, confidence, name) for name, values in drawn.items()}
     classes, views = list(groups.findings), list(groups.views)
     places = {"micro": 0, "macro": 1 + len(classes) + len(views)}
     overall = "macro" if result.protocol.get("average") == "findings" else "micro"
@@ -117,7 +128,7 @@ def _with_intervals(result: DirectionResult, resamples: int, confidence: float, 
     def placed(figures: Figures, place: int) -> dict[str, Score]:
         return {name: replace(score, low=ends[name][0][place], high=ends[name][1][place]) for name, score in figures.items()}
 
-    said = f"{confidence:.0%} of {resamples} resamples of {count} {each.unit}, seed {seed}"
+    said = f"{confidence:.0%} of {resamples} resamples of {count} {whose} ({stays}), seed {seed}"
     return replace(
         result,
         protocol={**result.protocol, "interval": said},
@@ -143,6 +154,20 @@ def _resample(each: PerQuery, groups: _Groups, resamples: int, seed: int) -> dic
         if MEDIAN in each.scores:
             drawn[MEDIAN].append(np.stack([_medians(each.scores[MEDIAN][mine], counts, units[mine]) for mine in masks], axis=1))
     return {name: _with_macro(np.concatenate(parts), len(groups.findings)) for name, parts in drawn.items()}
+
+
+def _over_queries(values: Floats, groups: _Groups, name: str) -> Floats:
+    """The mean (of ranks the median) over each group of (B, Q) values: (B, G), without the queries of NaN; NaN where there is no other."""
+    columns = []
+    for mine in groups.masks():
+        ordered = np.sort(values[:, mine], axis=1)  # NaN comes last
+        known = np.count_nonzero(~np.isnan(ordered), axis=1)
+        if name == MEDIAN:
+            middle = [np.take_along_axis(ordered, place[:, None], axis=1)[:, 0] for place in (np.maximum(known - 1, 0) // 2, known // 2)]
+            columns.append((middle[0] + middle[1]) / 2)
+        else:
+            columns.append(np.where(known > 0, np.nansum(ordered, axis=1) / np.maximum(known, 1), np.nan))
+    return np.stack(columns, axis=1)
 
 
 def _sums(units: NDArray[np.int64], values: Floats, count: int) -> Floats:

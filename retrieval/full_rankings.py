@@ -81,4 +81,5 @@ def _first_of_units(ranked: NDArray[np.int32], units: Rows) -> NDArray[np.int32]
     numbers, places = units[found], np.arange(len(found))
     first = np.empty(int(units.max()) + 1, dtype=np.int64)
     first[numbers[::-1]] = places[::-1]  # written last: the best
-    return found[first[numbers] == places]
+    kept: NDArray[np.int32] = found[first[numbers] == places]
+    return kept

@@ -120,6 +120,11 @@ def summarise(values: Mapping[str, Floats], chosen: NDArray[np.bool_]) -> dict[s
     return {name: median_rank(each[chosen]) if name == MEDIAN else float(each[chosen].mean()) for name, each in values.items()}
 
 
+def cumulative_gains(k: int) -> Floats:
+    """Return the gain (nDCG's) of nothing, of a hit at rank 1, of hits at ranks 1 and 2, ... 1 to k: (k + 1,) float64."""
+    return np.concatenate([[0.0], np.cumsum(_discounts(k))])
+
+
 def _discounts(k: int) -> Floats:
     discounts: Floats = 1.0 / np.log2(np.arange(2, k + 2))
     return discounts
@@ -127,7 +132,7 @@ def _discounts(k: int) -> Floats:
 
 def _gain(hits: Counts) -> Floats:
     """The gain of each number of hits in the first ranks."""
-    return np.concatenate([[0.0], np.cumsum(_discounts(int(hits.max(initial=0))))])[hits]
+    return cumulative_gains(int(hits.max(initial=0)))[hits]
 
 
 def _ideal_gain(relevant: Counts, k: int) -> Floats:

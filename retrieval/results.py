@@ -42,6 +42,7 @@ class PerQuery:
         chance: Metric to (Q,) float64, what a random order of that query's candidates is expected to score.
         find: The modality that was ranked.
         rows: (Q, depth) int64 rows of `find` in the order of rank, -1 where there are fewer.
+        hits: (Q, depth) bool, whether each answers the query, False where there is none.
         cosines: (Q, depth) float32, NaN where there are fewer.
         candidates: (rows of `find`,) ids under which rows are candidates: record ids or, where studies are ranked, study ids.
         gallery: (rows of `find`,) bool, the rows that are ranked at all.
@@ -50,6 +51,9 @@ class PerQuery:
         unit: What `units` are, in the plural: "patients" (else their studies or records) or "prompts".
         relevant: Takes a query's place and returns the rows (int64, one for each candidate) that answer it.
         struck: Takes a query's place and returns the rows of the gallery (int64, ascending) that it must not find.
+        redraw: Takes a number of resamples and a seed, and scores the queries among the candidates of resampled patients: how many
+            patients there are, and metric to (resamples, Q) float64, NaN where no candidate of a resample answers. None where the
+            queries belong to patients themselves, or candidates are not known to.
     """
 
     ids: tuple[str, ...]
@@ -61,6 +65,7 @@ class PerQuery:
     chance: Mapping[str, NDArray[np.float64]]
     find: str
     rows: NDArray[np.int64]
+    hits: NDArray[np.bool_]
     cosines: NDArray[np.float32]
     candidates: NDArray[np.object_]
     gallery: NDArray[np.bool_]
@@ -69,6 +74,7 @@ class PerQuery:
     unit: str
     relevant: Callable[[int], NDArray[np.int64]]
     struck: Callable[[int], NDArray[np.int64]]
+    redraw: Callable[[int, int], tuple[int, Mapping[str, NDArray[np.float64]]]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -113,15 +113,6 @@ def read_directions(folder: Path) -> Mapping[str, Mapping[str, Any]]:
     return directions
 
 
-def ranked_hits(each: PerQuery) -> NDArray[np.bool_]:
-    """Say of each ranked answer whether it is relevant: (Q, depth) bool, False where there is none."""
-    _, numbers = _number_candidates(each)
-    hits = np.zeros(each.rows.shape, dtype=np.bool_)
-    for query, rows in enumerate(each.rows):
-        hits[query] = np.isin(numbers[rows], numbers[each.relevant(query)]) & (rows >= 0)
-    return hits
-
-
 def read_queries(path: Path) -> list[dict[str, Any]]:
     """Read a file of queries, one object a line.
 
@@ -166,6 +157,7 @@ def describe_answers(documents: tuple[str, ...], rows: Rows, hits: NDArray[np.bo
     """Turn (Q, depth) places in `documents`, and whether they are relevant, into the attributes of PerQuery that tell of answers."""
     return {
         "rows": rows,
+        "hits": hits,
         "cosines": np.full(rows.shape, np.nan, dtype=np.float32),
         "candidates": np.array(documents, dtype=object),
         "gallery": np.ones(len(documents), dtype=np.bool_),
@@ -175,7 +167,7 @@ def describe_answers(documents: tuple[str, ...], rows: Rows, hits: NDArray[np.bo
 
 
 def _save_queries(place: Path, name: str, each: PerQuery) -> list[str]:
-    home, hits = str(place / token(name)), ranked_hits(each)
+    home = str(place / token(name))
     if len(set(each.ids)) < len(each.ids):
         raise MedretError(f"{name}: two of the {len(each.ids)} queries have the same id once blanks are _; expected distinct record ids")
     lengths = (each.rows >= 0).sum(axis=1)
@@ -196,12 +188,12 @@ def _save_queries(place: Path, name: str, each: PerQuery) -> list[str]:
                 "candidates": int(each.reachable[query]),
                 "scores": _plain(each.scores, query),
                 "chance": _plain(each.chance, query),
-                "hits": (np.flatnonzero(hits[query]) + 1).tolist(),  # the ranks of relevant answers
+                "hits": (np.flatnonzero(each.hits[query]) + 1).tolist(),  # the ranks of relevant answers
             }
             lines.write(json.dumps(one, ensure_ascii=False) + "\n")
     judgements = int(each.answers.sum())
     whole = judgements <= MOST_JUDGEMENTS
-    write_qrels(Path(home + QRELS), each.ids, _judgements(each) if whole else _judged_answers(each, hits))
+    write_qrels(Path(home + QRELS), each.ids, _judgements(each) if whole else _judged_answers(each))
     if whole:
         return []
     return [f"{name}: {judgements} relevant candidates of all queries; {token(name)}{QRELS} names only those that were ranked"]
@@ -235,8 +227,8 @@ def _gone(each: PerQuery, numbers: Rows, query: int) -> Rows:
     return gone[~stays[gone]]
 
 
-def _judged_answers(each: PerQuery, hits: NDArray[np.bool_]) -> Iterator[Judged]:
-    for rows, found in zip(each.rows, hits, strict=True):
+def _judged_answers(each: PerQuery) -> Iterator[Judged]:
+    for rows, found in zip(each.rows, each.hits, strict=True):
         yield [(each.candidates[rows[found]].tolist(), 1), (each.candidates[rows[~found & (rows >= 0)]].tolist(), 0)]
 
 

@@ -1,7 +1,7 @@
 """The queries of a benchmark one by one: their names, whose they are, and what answers each."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,10 +18,17 @@ if TYPE_CHECKING:
     from index.shards import ShardTable
 
 Floats = NDArray[np.float64]
+Redraw = Callable[[int, int], tuple[int, Mapping[str, Floats]]]
 
 
 def label_queries(
-    engine: SearchEngine, task: LabelTask, judged: Judged, by: By, scores: Mapping[str, Floats], chance: Mapping[str, Floats]
+    engine: SearchEngine,
+    task: LabelTask,
+    judged: Judged,
+    by: By,
+    scores: Mapping[str, Floats],
+    chance: Mapping[str, Floats],
+    redraw: Redraw | None = None,
 ) -> PerQuery:
     """List the queries of a benchmark with labels that have a relevant candidate; the others are counted, not scored.
 
@@ -32,6 +39,7 @@ def label_queries(
         by: What was one candidate.
         scores: Metric to (Q,) float64.
         chance: Metric to (Q,) float64.
+        redraw: As `PerQuery` has it, but of all Q.
     """
     kept = np.flatnonzero(judged.relevant > 0)
     items, findings = task.items[kept], task.classes[kept]
@@ -59,6 +67,11 @@ def label_queries(
             gone[judged.left_out[items[place]]] = True
         return np.flatnonzero(task.allowed & gone)
 
+    def redraw_kept(resamples: int, seed: int) -> tuple[int, Mapping[str, Floats]]:
+        assert redraw is not None
+        patients, drawn = redraw(resamples, seed)
+        return patients, {name: values[:, kept] for name, values in drawn.items()}
+
     return PerQuery(
         ids=ids,
         names=task.relevance.findings,
@@ -69,6 +82,7 @@ def label_queries(
         chance={name: values[kept] for name, values in chance.items()},
         find=task.find,
         rows=judged.rows[kept],
+        hits=judged.relevance[kept],
         cosines=judged.cosines[kept],
         candidates=candidate_names(table, by),
         gallery=task.allowed,
@@ -77,6 +91,7 @@ def label_queries(
         unit="prompts" if task.rows is None else "patients",
         relevant=relevant,
         struck=struck,
+        redraw=None if redraw is None else redraw_kept,
     )
 
 
@@ -104,6 +119,8 @@ def pair_queries(pairs: PairRanks, by: By, scores: Mapping[str, Floats], chance:
     heads, numbers = answering.rows[first], answering.numbers[first]
     gallery = np.zeros(answering.table.rows, dtype=np.bool_)
     gallery[answering.rows] = True
+    number_of = np.full(answering.table.rows, -1, dtype=np.int64)
+    number_of[answering.rows] = answering.numbers
     film = asking.modality == "images"
     return PerQuery(
         ids=tuple(str(name).replace(" ", "_") for name in candidate_names(asking, by)[matched.heads]),
@@ -115,6 +132,7 @@ def pair_queries(pairs: PairRanks, by: By, scores: Mapping[str, Floats], chance:
         chance=chance,
         find=answering.table.modality,
         rows=matched.rows,
+        hits=(matched.rows >= 0) & (number_of[matched.rows] == matched.numbers[:, None]),
         cosines=matched.scores,
         candidates=candidate_names(answering.table, by),
         gallery=gallery,

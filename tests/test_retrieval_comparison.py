@@ -20,7 +20,7 @@ from retrieval.comparison_page import render_comparison
 from retrieval.evaluation import evaluate_label_precision
 from retrieval.frozen_sets import check_frozen, freeze
 from retrieval.outside_runs import evaluate_trec, load_outside
-from retrieval.saved_runs import load_run, ranked_hits, save_run
+from retrieval.saved_runs import load_run, save_run
 
 FINDINGS = ("Edema", "Lung Opacity")
 MEDRET = Path(sys.executable).with_name("medret")
@@ -59,8 +59,11 @@ def test_a_saved_evaluation_comes_back_as_it_was(results, tmp_path):
     assert [back.names[place] for place in back.findings] == [each.names[place] for place in each.findings]
     for name in each.scores:
         np.testing.assert_array_equal(back.scores[name], each.scores[name])
-    np.testing.assert_array_equal(ranked_hits(back), ranked_hits(each))
-    np.testing.assert_allclose(ranked_hits(each)[:, :5].mean(axis=1), each.scores["P@5"])
+    np.testing.assert_array_equal(back.hits, each.hits)
+    np.testing.assert_allclose(each.hits[:, :5].mean(axis=1), each.scores["P@5"])
+    for hits, rows, query in zip(each.hits, each.rows, range(len(each.ids)), strict=True):
+        own = each.candidates[each.relevant(query)]
+        np.testing.assert_array_equal(hits, np.isin(each.candidates[rows].astype(str), own.astype(str)) & (rows >= 0))
 
 
 @pytest.mark.parametrize("place", [0, 2], ids=["images", "studies"])

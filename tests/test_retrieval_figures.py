@@ -127,6 +127,7 @@ def queries(scores, units, findings, names=("a", "b"), views=None):
         chance={name: np.zeros(count) for name in scores},
         find="images",
         rows=none,
+        hits=none.astype(bool),
         cosines=none.astype(np.float32),
         candidates=np.empty(0, dtype=object),
         gallery=np.empty(0, dtype=np.bool_),
@@ -180,7 +181,7 @@ def test_intervals_are_those_of_a_slow_bootstrap_over_patients(average):
         assert [of_b.low, of_b.high] == interval(name, lambda row, over=over: over(row, findings == 1))
         of_view = found.per_view["PA"][1][name]
         assert [of_view.low, of_view.high] == interval(name, lambda row, over=over: over(row, np.array(views) == "PA"))
-    assert found.protocol["interval"] == "95% of 200 resamples of 7 patients, seed 3"
+    assert found.protocol["interval"] == "95% of 200 resamples of 7 patients (that ask; candidates stay), seed 3"
 
 
 def test_the_interval_of_independent_queries_is_that_of_the_normal_distribution():
