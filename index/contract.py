@@ -103,7 +103,7 @@ class _Tuner:
 
     def certify(self, drawn: str) -> Certificate:
         """Measure the cheapest setting that passes; then, for as many looks as are allowed, stronger ones until it is enough."""
-        setting: _Setting | None = self._cheapest(self._frontier())
+        setting: _Setting | None = self._assured(self._cheapest(self._frontier()))
         measured: list[tuple[Interval, _Setting]] = []
         for look in range(LOOKS):
             assert setting is not None
@@ -116,6 +116,11 @@ class _Tuner:
         met = [one for one in measured if one[0].low >= self.target]
         interval, setting = met[-1] if met else max(measured, key=lambda one: one[0].mean)
         return self._certificate(setting, interval, drawn)
+
+    def _assured(self, setting: _Setting) -> _Setting:
+        """The setting with twice the candidates where a grade is aimed at: so few queries cannot tell it from ten times the misses."""
+        candidates = min((2 if self.grade else 1) * setting.candidates, self.counts[-1])
+        return _Setting(candidates, setting.effort)
 
     def _certificate(self, setting: _Setting, interval: Interval, drawn: str) -> Certificate:
         seconds = self._seconds(self.held.take(slice(_TIMED)), setting)
