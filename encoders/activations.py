@@ -8,13 +8,18 @@ Values = NDArray[np.float32]
 
 def gelu(values: Values) -> Values:
     """x Phi(x), with erf to 1.5e-7: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26."""
-    x = np.abs(values) * np.float32(0.5**0.5)
-    t = 1 / (1 + np.float32(0.3275911) * x)
-    series = np.float32(1.061405429) * t
+    size = np.abs(values)
+    x = size * np.float32(0.5**0.5)
+    t = np.reciprocal(1 + np.float32(0.3275911) * x)
+    tail = np.float32(1.061405429) * t
     for term in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
-        series = (series + np.float32(term)) * t
-    tail = series * np.exp(-x * x) / 2  # 1 - Phi(|x|)
-    gated: Values = values * np.where(values < 0, tail, 1 - tail)
+        tail += np.float32(term)
+        tail *= t
+    x *= x
+    tail *= np.exp(np.negative(x, out=x), out=x)  # 2 - 2 Phi(|x|)
+    size *= tail
+    size *= np.float32(0.5)
+    gated: Values = np.subtract(np.maximum(values, np.float32(0)), size, out=size)  # below the larger of x and 0 by the tail
     return gated
 
 

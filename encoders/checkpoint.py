@@ -64,7 +64,7 @@ def save_checkpoint(
     texts = dict(files or {})
     if taken := [name for name in texts if name in FILES or Path(name).name != name]:
         raise ValueError(f"files names {taken[0]!r}, expected plain names that no file of a checkpoint has")
-    weights = {name: _rounded(name, _stored(tensor), dtype).contiguous() for name, tensor in _weights(encoder)}
+    weights = {name: _rounded(name, _stored(tensor), dtype).contiguous() for name, tensor in named_weights(encoder)}
     mark = _fingerprint(weights, encoder.config, encoder.tokenizer)
     content = {
         "format": FORMAT,
@@ -205,10 +205,10 @@ def read_notes(folder: Path) -> dict[str, Any]:
 
 def fingerprint(encoder: "DualEncoder") -> str:
     """16 hexadecimal digits over weights, preprocessing, pooling, heads and tokenizer; the same on every device."""
-    return _fingerprint(dict(_weights(encoder)), encoder.config, encoder.tokenizer)
+    return _fingerprint(dict(named_weights(encoder)), encoder.config, encoder.tokenizer)
 
 
-def _weights(encoder: "DualEncoder") -> Iterator[tuple[str, "Tensor"]]:
+def named_weights(encoder: "DualEncoder") -> Iterator[tuple[str, "Tensor"]]:
     """Every weight under the name it has in a checkpoint: backbones as published, heads as ours."""
     parts = {
         "image": encoder.image.weights(),

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.atomic import whole_file, whole_folder
-from encoders.export import try_export
+from encoders.export import try_images, try_texts
 from index.index_manifest import Certificate, IndexEntry, IndexManifest, StoredFile
 from index.kinds import find_kind
 from index.publish import check_stored, generation_folder, store_file
@@ -107,7 +107,7 @@ def measure_entries(
 ) -> IndexManifest:
     """Return the manifest of a written generation with what is measured.
 
-    That is: how scores spread, what approximate indexes find, and whether texts can be encoded without torch.
+    That is: how scores spread, what approximate indexes find, and whether texts and films can be encoded without torch.
     """
     from encoders.checkpoint import load_checkpoint  # imports torch
     from encoders.device import choose_device
@@ -120,8 +120,9 @@ def measure_entries(
         entries.append(_measure(folder, entry, shards, load, manifest.recall, phrases))
         if progress is not None:
             progress("measurements", len(entries), len(manifest.indexes))
-    tried = manifest.text_encoder or try_export(load().cpu(), encoder_folder)  # where texts without torch are encoded
-    return replace(manifest, indexes=tuple(entries), text_encoder=tried)
+    texts = manifest.text_encoder or try_texts(load().cpu(), encoder_folder)  # on the CPU, as without torch
+    images = manifest.image_encoder or try_images(load().cpu(), encoder_folder)
+    return replace(manifest, indexes=tuple(entries), text_encoder=texts, image_encoder=images)
 
 
 def _measure(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from encoders.errors import MedretError
-from encoders.export import TextExport
+from encoders.export import Export
 from encoders.json_object import read_json, write_json
 from index.manifest import holds_shards, parse_manifest, program_version
 from index.score_scale import ScoreScale
@@ -116,6 +116,7 @@ class IndexManifest:
         encoder_folder: Where the encoder is, relative to the index folder.
         encoder_files: What that folder holds; of an index that was made before these were noted, nothing.
         text_encoder: How its texts are encoded without torch, as it was tried; None where it was made before that was.
+        image_encoder: The same of its films, with what was recorded for it.
         obsolete: Folders inside the index folder that this change put out of use, or that the next one is just writing; the next
             writer deletes what is left of them.
     """
@@ -128,7 +129,8 @@ class IndexManifest:
     recall: float = 0.99
     encoder_folder: str = "encoder"
     encoder_files: tuple[StoredFile, ...] = ()
-    text_encoder: TextExport | None = None
+    text_encoder: Export | None = None
+    image_encoder: Export | None = None
     obsolete: tuple[str, ...] = ()
     created_by: str = field(default_factory=program_version)
 
@@ -198,10 +200,15 @@ def _index_manifest(content: dict[str, Any]) -> IndexManifest:
         recall=float(content["recall"]),
         encoder_folder=_inside(content["encoder_folder"]),
         encoder_files=tuple(_stored_file(file) for file in content.get("encoder_files", ())),
-        text_encoder=None if (tried := content.get("text_encoder")) is None else _plain(TextExport, tried),
+        text_encoder=_export(content.get("text_encoder")),
+        image_encoder=_export(content.get("image_encoder")),
         obsolete=tuple(_inside(folder) for folder in content["obsolete"]),
         created_by=str(content["created_by"]),
     )
+
+
+def _export(content: Mapping[str, Any] | None) -> Export | None:
+    return None if content is None else _plain(Export, content)
 
 
 def _index_entry(content: Mapping[str, Any]) -> IndexEntry:

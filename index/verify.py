@@ -7,7 +7,7 @@ from pathlib import Path
 
 from encoders.checkpoint import load_checkpoint, read_fingerprint
 from encoders.errors import MedretError
-from encoders.export import check_export
+from encoders.export import check_exports
 from index.folder import find_part, open_parts, read_removed
 from index.generation import load_entry
 from index.index_manifest import IndexManifest, load_index_manifest
@@ -101,7 +101,7 @@ def _check_encoder(verified: Verified, folder: Path, manifest: IndexManifest) ->
         loaded = load_checkpoint(encoder)  # compares the weights with the fingerprint that is stated
         if read_fingerprint(encoder) != mark:
             raise MedretError(f"{encoder}: is encoder {read_fingerprint(encoder)}, expected {mark}. Put the index's own encoder back")
-        check_export(loaded, encoder, manifest.text_encoder)
+        check_exports(loaded, encoder, manifest.text_encoder, manifest.image_encoder)
         for file in encoder.iterdir():
             verified.count(file)
 

@@ -1,10 +1,8 @@
 """From a question to ranked records: the one search path of the command line, the page and the evaluations."""
 
 import logging
-import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +16,8 @@ from index.planner import SearchPlan, exact_plan
 from retrieval.answering import answer_queries
 from retrieval.answers import Answer, Hit, Query, Ranking
 from retrieval.candidates import Candidates
-from retrieval.encoding import encode_films, encode_labels
+from retrieval.encoding import encode_labels
+from retrieval.query_films import QueryFilms
 from retrieval.query_texts import QueryTexts, check_encoder
 from retrieval.shelf import Shelf
 from retrieval.terms import Term
@@ -50,6 +49,7 @@ class SearchEngine:
         self.device = device
         self.shelf = Shelf(opened.shards)
         self.texts = QueryTexts(opened, lambda: self.encoder)
+        self._films = QueryFilms(opened, lambda: self.films)
         self._encoder: DualEncoder | None = None
         self._image_half: ImageHalf | None = None
         self._loading = threading.Lock()
@@ -100,7 +100,7 @@ class SearchEngine:
 
     @property
     def films(self) -> "DualEncoder | ImageHalf":
-        """What encodes films: the encoder where it is loaded, else its image half alone, which is there sooner."""
+        """What encodes films by torch: the encoder where it is loaded, else its image half alone, which is there sooner."""
         if self._encoder is not None or not self.opened.manifest.encoder_files:
             return self.encoder
         with self._loading:
@@ -230,11 +230,7 @@ class SearchEngine:
         Raises:
             MedretError: If a file is no readable greyscale film.
         """
-        films = self.films
-        read = films.config.preprocessing.read_square
-        with ThreadPoolExecutor(min(len(paths), os.cpu_count() or 1)) as pool:
-            squares = np.stack(list(pool.map(read, map(Path, paths))))
-        return encode_films(films, squares, vector)
+        return self._films.encode([Path(path) for path in paths], vector)
 
     def cut_texts(self, texts: Sequence[str]) -> list[bool]:
         """Return for each text whether it is longer than the encoder reads."""

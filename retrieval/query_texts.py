@@ -15,13 +15,13 @@ from retrieval.encoding import encode_texts
 
 if TYPE_CHECKING:
     from encoders.dual import DualEncoder
+    from encoders.export import Export
     from encoders.plain_text import PlainText
     from index.folder import OpenedIndex
 
 _log = logging.getLogger(__name__)
 
 MOST = 64  # texts at a time: more take as long in NumPy as loading torch
-_REBUILD = "the index was built before its text encoder was tried without torch: medret compact --rebuild tries it"
 
 
 class QueryTexts:
@@ -39,7 +39,7 @@ class QueryTexts:
 
     def encode(self, texts: Sequence[str], vector: str = "joint", batch_size: int = 64) -> NDArray[np.float32]:
         """Encode N texts, at least one and none blank, into (N, D) float32 unit vectors, "joint" or "features"."""
-        reason = self._against(len(texts))
+        reason = why_torch(self._opened.manifest.text_encoder, "text", len(texts), MOST)
         plain = None if reason else self._open()
         _log.info("%d texts encoded %s", len(texts), f"by torch: {reason}" if plain is None else "in NumPy, without torch")
         if plain is None:
@@ -58,7 +58,7 @@ class QueryTexts:
 
     def _tokenised(self) -> "PlainText | DualEncoder":
         """What knows how long texts are."""
-        return self._load() if self._against(1) else self._open()
+        return self._load() if why_torch(self._opened.manifest.text_encoder, "text", 1, MOST) else self._open()
 
     def _open(self) -> "PlainText":
         with self._opening:
@@ -69,16 +69,23 @@ class QueryTexts:
                 self._plain = PlainText(self._opened.encoder_folder)
             return self._plain
 
-    def _against(self, count: int) -> str:
-        """Why torch encodes so many texts; empty where it need not."""
-        if "torch" in sys.modules:
-            return "it is loaded"
-        tried = self._opened.manifest.text_encoder
-        if tried is None:
-            return _REBUILD
-        if tried.way != "numpy":
-            return tried.reason
-        return f"{count} texts at once" if count > MOST else ""
+
+def why_torch(tried: "Export | None", half: str, count: int, most: int) -> str:
+    """Say why torch encodes so many texts or films; empty where it need not.
+
+    Args:
+        tried: How that half of the encoder was found to run without torch.
+        half: "text" or "image".
+        count: How many are asked.
+        most: How many at a time are sooner done without torch than it is loaded.
+    """
+    if "torch" in sys.modules:
+        return "it is loaded"
+    if tried is None:
+        return f"the index was built before its {half} encoder was tried without torch: medret compact --rebuild tries it"
+    if tried.way != "numpy":
+        return tried.reason
+    return f"{count} {half}s at once" if count > most else ""
 
 
 def check_encoder(opened: "OpenedIndex") -> None:

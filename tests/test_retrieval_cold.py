@@ -1,5 +1,6 @@
 """The first query of a process: the same answers without torch, transformers and FAISS, or by torch, saying why."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -9,16 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from shard_folders import write_images
 
 from encoders.checkpoint import load_checkpoint, save_checkpoint
 from encoders.dual import build_encoder
-from encoders.export import TextExport, try_export
+from encoders.export import Export, try_texts
 from encoders.plain_text import PlainText
 from index.corpora.readers import open_corpus
 from index.encode import encode_corpus
 from index.exact import ExactSearch
-from index.folder import build_index
+from index.folder import build_index, open_index
 from index.index_manifest import load_index_manifest
 from index.shards import open_shards
 from index.verify import verify_index
@@ -69,43 +71,70 @@ def test_the_first_text_query_of_a_process_needs_none_of_the_heavy_libraries(hom
     np.testing.assert_allclose([hit["score"] for hit in hits], [hit.score for hit in expected.hits], atol=1e-5)
 
 
+def write_film(path):
+    """Write a grey JPEG that is decoded at a lower resolution."""
+    down, right = np.mgrid[:300, :200]
+    Image.fromarray((down // 3 + right // 2).astype(np.uint8)).save(path)
+    return path
+
+
+def test_the_first_image_query_of_a_process_needs_none_of_the_heavy_libraries(home, tmp_path):
+    film = write_film(tmp_path / "film.jpg")
+    expected = SearchEngine.load(home / "flat", device="cpu").search(Query(image=film, find="reports", k=7))  # by torch
+
+    hits, said, loaded = asked_alone(
+        *("query", "--image", film, "--find", "reports", "-k", 7, "--no-best-sentence"),
+        *("--index", home / "flat", "--format", "json", "--verbose"),
+    )
+
+    assert loaded == "[] 1"
+    assert any("1 films encoded in NumPy, without torch" in line for line in said)
+    assert [hit["id"] for hit in hits] == [hit.id for hit in expected.hits]
+    np.testing.assert_allclose([hit["score"] for hit in hits], [hit.score for hit in expected.hits], atol=1e-5)
+
+
+def test_an_index_of_before_its_encoder_was_tried_without_torch_opens(home, tmp_path):
+    build_index(home / "shards", tmp_path / "index", home / "encoder")
+    older = json.loads((tmp_path / "index" / "index.json").read_text())
+    del older["text_encoder"], older["image_encoder"], older["sha256"]
+    digest = hashlib.sha256(json.dumps(older, sort_keys=True).encode()).hexdigest()
+    (tmp_path / "index" / "index.json").write_text(json.dumps({**older, "sha256": digest}))
+
+    opened = open_index(tmp_path / "index", verify=True)
+
+    assert (opened.manifest.text_encoder, opened.manifest.image_encoder) == (None, None)
+
+
 @pytest.mark.parametrize(
-    ("tried", "why"),
+    ("half", "tried", "why"),
     [
-        (None, "built before its text encoder was tried without torch"),
-        (TextExport(way="torch", reason="activation mish"), "by torch: activation mish"),
+        ("image", None, "the index was built before its image encoder was tried without torch"),
+        ("text", Export(way="torch", reason="activation mish"), "activation mish"),
     ],
 )
-def test_an_encoder_that_is_not_known_to_agree_runs_by_torch_and_says_why(home, tmp_path, tried, why):
+def test_an_encoder_that_is_not_known_to_agree_runs_by_torch_and_says_why(home, tmp_path, half, tried, why):
     build_index(home / "shards", tmp_path / "index", home / "encoder")
-    replace(load_index_manifest(tmp_path / "index"), text_encoder=tried).save(tmp_path / "index")
+    replace(load_index_manifest(tmp_path / "index"), **{f"{half}_encoder": tried}).save(tmp_path / "index")
+    asked = ("--text", "edema") if half == "text" else ("--image", write_film(tmp_path / "film.jpg"))
 
     _, said, loaded = asked_alone(
-        "query",
-        "--text",
-        "edema",
-        "--find",
-        "reports",
-        "--no-best-sentence",
-        "--index",
-        tmp_path / "index",
-        "--format",
-        "json",
-        "--verbose",
+        *("query", *asked, "--find", "reports", "--no-best-sentence"),
+        *("--index", tmp_path / "index", "--format", "json", "--verbose"),
     )
 
     assert "'torch'" in loaded
-    assert any(why in line for line in said)
+    assert any(f"encoded by torch: {why}" in line for line in said)
 
 
 def test_building_compares_with_torch_and_verifying_compares_again(home, monkeypatch):
-    tried = load_index_manifest(home / "flat").text_encoder
-    assert tried.way == "numpy" and tried.difference < 1e-6
+    manifest = load_index_manifest(home / "flat")
+    for tried in (manifest.text_encoder, manifest.image_encoder):
+        assert tried.way == "numpy" and tried.difference < 1e-6
     assert verify_index(home / "flat").faults == []
 
     monkeypatch.setattr(PlainText, "_pool", lambda self, hidden: hidden[-1])
 
-    assert try_export(load_checkpoint(home / "encoder"), home / "encoder").reason.startswith("the vectors differ from torch's by")
+    assert try_texts(load_checkpoint(home / "encoder"), home / "encoder").reason.startswith("the vectors differ from torch's by")
     (fault,) = verify_index(home / "flat").faults
     assert "does not agree with torch on this machine" in fault
 
