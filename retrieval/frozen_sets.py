@@ -14,10 +14,11 @@ from encoders.json_object import read_json
 from index.corpora.prompts import prompts_for
 from index.corpora.record import FINDINGS
 from retrieval.filters import parse_condition
-from retrieval.results import DirectionResult, EvaluationResult, PerQuery
+from retrieval.results import DirectionResult, EvaluationResult, PerImage, PerQuery
 
 FORMAT = 1
-BESIDE = ("left_out", "interval")  # what a protocol tells beside options
+BESIDE = ("left_out", "interval", "positive_images")  # what a protocol tells beside options
+OF_ENCODER = ("learned_from", "fits_cut_short", "test_images_that_the_encoder_may_have_learned_from")  # of a probe; its images are listed
 
 
 def freeze(result: EvaluationResult, options: Mapping[str, Any], encoder: str) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def freeze(result: EvaluationResult, options: Mapping[str, Any], encoder: str) -
         encoder: Fingerprint of the encoder.
 
     Raises:
-        MedretError: If the figures of a direction do not come from ranked queries.
+        MedretError: If the figures of a direction come neither from ranked queries nor from scored images.
     """
     return {
         "format": FORMAT,
@@ -84,21 +85,37 @@ def check_frozen(frozen: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str
     if frozen["encoder"] != now["encoder"]:
         return ()
     moved = [name for name, one in frozen["directions"].items() if one["ranking"] != now["directions"][name]["ranking"]]
-    return tuple(f"{name}: same encoder and same queries, but ranked otherwise than when it was frozen" for name in moved)
+    return tuple(f"{name}: same encoder, asked the same, but ranked otherwise than when it was frozen" for name in moved)
 
 
 def _describe(name: str, result: DirectionResult) -> dict[str, Any]:
-    each = result.per_query
-    if each is None:
-        raise MedretError(f"{name}: its figures do not come from ranked queries, so there is no query set to freeze")
+    protocol = {key: value for key, value in result.protocol.items() if key not in (*BESIDE, *OF_ENCODER)}
+    if result.per_query is not None:
+        return {"protocol": _plain(protocol), **_describe_queries(result.per_query, protocol)}
+    if result.per_image is None:
+        raise MedretError(f"{name}: its figures come neither from ranked queries nor from scored images, so there is nothing to freeze")
+    return {"protocol": _plain(protocol), **_describe_images(result.per_image)}
+
+
+def _describe_images(each: PerImage) -> dict[str, Any]:
+    orders = {part: np.argsort(np.array(ids, dtype=object), kind="stable") for part, ids in each.ids.items()}  # whatever the index's own
+    ranked = (np.argsort(values[orders["test"]], axis=0, kind="stable") for values in each.scores.values())
+    return {
+        "images": {part: sorted(ids) for part, ids in each.ids.items()},
+        "labels_sha256": _hash(part.encode() + b"|" + each.labels[part][order].tobytes() for part, order in orders.items()),
+        "prompts_sha256": _hash(text.encode() + b"\n" for text in each.texts),
+        "ranking": _hash(places.astype("<i8").tobytes() for places in ranked),
+    }
+
+
+def _describe_queries(each: PerQuery, protocol: Mapping[str, Any]) -> dict[str, Any]:
     gallery = np.unique(each.candidates[each.gallery].astype(str))
     return {
-        "protocol": _plain({key: value for key, value in result.protocol.items() if key not in BESIDE}),
         "queries": list(each.ids),
         "candidates": len(gallery),
         "candidates_sha256": _hash(name.encode() + b"\n" for name in gallery),
         "relevance_sha256": _hash(_relevance(each, gallery)),
-        "prompts_sha256": _hash(_prompts(each, result.protocol)),
+        "prompts_sha256": _hash(_prompts(each, protocol)),
         "ranking": _hash(_ranking(each)),
     }
 
@@ -143,13 +160,24 @@ def _differing(name: str, frozen: Mapping[str, Any], now: Mapping[str, Any] | No
         was, found = frozen["protocol"].get(option), now["protocol"].get(option)
         if was != found:
             yield f"{name}: {option.replace('_', ' ')} was {was}, is {found}"
-    asked, asks = set(frozen["queries"]), set(now["queries"])
-    if asked != asks:
-        first = min(asked ^ asks)
-        yield f"{name}: {len(asked - asks)} of {len(asked)} queries are gone and {len(asks - asked)} are new, such as {first}"
-    if frozen["candidates_sha256"] != now["candidates_sha256"]:
+    same = True
+    for what, asked, asks in _listed(frozen, now):
+        if asked != asks:
+            first, same = min(asked ^ asks), False
+            yield f"{name}: {len(asked - asks)} of {len(asked)} {what} are gone and {len(asks - asked)} are new, such as {first}"
+    if same and frozen.get("labels_sha256") != now.get("labels_sha256"):
+        yield f"{name}: the labels of the images are not those that were frozen"
+    if frozen.get("candidates_sha256") != now.get("candidates_sha256"):
         yield f"{name}: other candidates ({frozen['candidates']} were frozen, there are {now['candidates']})"
-    elif asked == asks and frozen["relevance_sha256"] != now["relevance_sha256"]:
+    elif same and frozen.get("relevance_sha256") != now.get("relevance_sha256"):
         yield f"{name}: the labels say otherwise what answers the queries, or what they must not find"
     if frozen["prompts_sha256"] != now["prompts_sha256"]:
-        yield f"{name}: other words of the built-in prompts"
+        yield f"{name}: other words of the prompts"
+
+
+def _listed(frozen: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, set[str], set[str]]]:
+    """What was listed by name, with the ids that were frozen and those that there are."""
+    if "queries" in frozen:
+        yield "queries", set(frozen["queries"]), set(now["queries"])
+    for part, ids in frozen.get("images", {}).items():
+        yield f"{part} images", set(ids), set(now["images"].get(part, ()))

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from retrieval.owners import number_owners, present
 from retrieval.qrels import LabelRelevance, UncertainPolicy
 from retrieval.results import EvaluationResult
 from retrieval.roc import finding_areas
-from retrieval.zero_shot import area_result, labelled_images
+from retrieval.zero_shot import area_result, labelled_images, per_image
 
 PROBE_DIRECTIONS = ("image-label",)
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of scikit-learn: the inverse of the L2 penalty
@@ -91,6 +91,9 @@ def evaluate_linear_probe(
     protocol |= {"uncertain": uncertain, "seed": seed}
     tested = LabelRelevance(findings=names, positive=relevance.positive[parts["test"]], judged=relevance.judged[parts["test"]])
     result = area_result(engine, rows[parts["test"]], tested, scores, protocol, resamples)
+    places = np.concatenate([parts[part] for part in _PARTS])
+    shown = LabelRelevance(findings=names, positive=relevance.positive[places], judged=relevance.judged[places])
+    result = replace(result, per_image=per_image(engine, {part: rows[parts[part]] for part in _PARTS}, shown, scores))
     return EvaluationResult(benchmark="linear-probe", directions=dict.fromkeys(directions, result))
 
 

@@ -77,6 +77,23 @@ class PerQuery:
     redraw: Callable[[int, int], tuple[int, Mapping[str, NDArray[np.float64]]]] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PerImage:
+    """The images of a classification: what tells whether another one was of the same.
+
+    Attributes:
+        ids: Part ("test", of a probe "train" and "validate" too) to record ids.
+        labels: Part to (N, K) uint8: 0 where nobody looked for a finding, 1 negative, 2 positive.
+        texts: What was asked with.
+        scores: Metric to (N, K) float64 of the test images.
+    """
+
+    ids: Mapping[str, tuple[str, ...]]
+    labels: Mapping[str, NDArray[np.uint8]]
+    texts: tuple[str, ...] = ()
+    scores: Mapping[str, NDArray[np.float64]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectionResult:
     """One direction of a benchmark.
@@ -92,6 +109,7 @@ class DirectionResult:
             where every finding asks equally often, since the two are then one.
         counted: What `queries` and `candidates` are, in the plural.
         per_query: The queries one by one; not part of the JSON. None where the figures are no means over ranked queries.
+        per_image: The images that were told apart, where they are areas under curves instead; not part of the JSON either.
     """
 
     protocol: Mapping[str, Any]
@@ -103,6 +121,7 @@ class DirectionResult:
     other_average: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
     counted: tuple[str, str] = ("queries", "candidates")
     per_query: PerQuery | None = field(default=None, repr=False, compare=False)
+    per_image: PerImage | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON holds it."""

@@ -1,6 +1,7 @@
 """Zero-shot classification: how well an image's likeness to a finding's prompts tells those who have it from those who have not."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +15,7 @@ from retrieval.filters import Condition, Selection
 from retrieval.matches import exact_scores
 from retrieval.owners import number_owners
 from retrieval.qrels import LabelRelevance, UncertainPolicy, read_relevance
-from retrieval.results import DirectionResult, EvaluationResult, Score
+from retrieval.results import DirectionResult, EvaluationResult, PerImage, Score
 from retrieval.roc import area_intervals, finding_areas
 
 ZERO_SHOT_DIRECTIONS = ("sentences", "contrast", "continuous")
@@ -69,12 +70,13 @@ def evaluate_zero_shot(
     rows, relevance = labelled_images(engine, selection, names, uncertain)
     results = {}
     for direction in directions:
-        asked, prompted = _prompt_vectors(engine, direction, names, prompts or {})
+        asked, prompted, texts = _prompt_vectors(engine, direction, names, prompts or {})
         scores = exact_scores(asked, engine.table("images"), rows, "joint").T.astype(np.float64)  # (N, K)
         protocol = {"direction": direction, "vector": "joint", "score": _WORDING[direction], **say_selection(selection)}
         protocol |= {"prompts": "built-in" if prompts is None else "given"} if direction == "sentences" else {}
         protocol |= {"uncertain": uncertain}
-        results[direction] = area_result(engine, rows, relevance, {"AUC": scores}, protocol, resamples, prompted)
+        result = area_result(engine, rows, relevance, {"AUC": scores}, protocol, resamples, prompted)
+        results[direction] = replace(result, per_image=per_image(engine, {"test": rows}, relevance, {"AUC": scores}, texts))
     return EvaluationResult(benchmark="zero-shot", directions=results)
 
 
@@ -96,6 +98,26 @@ def labelled_images(
         raise MedretError(f"none of the {len(chosen)} selected images has a label; select other records, or encode a corpus with labels")
     judged, positive = relevance.judged[kept], relevance.positive[kept]
     return chosen[kept], LabelRelevance(findings=names, positive=positive, judged=judged)
+
+
+def per_image(
+    engine: SearchEngine,
+    parts: Mapping[str, NDArray[np.int64]],
+    relevance: LabelRelevance,
+    scores: Mapping[str, NDArray[np.float64]],
+    texts: Sequence[str] = (),
+) -> PerImage:
+    """List the images of each part by their rows, of which `relevance` tells in the same order, and what they were asked with."""
+    bits = relevance.bits
+    states = ((relevance.judged[:, None] & bits) != 0).astype(np.uint8)
+    states += states & ((relevance.positive[:, None] & bits) != 0)
+    ends = np.cumsum([len(rows) for rows in parts.values()])
+    return PerImage(
+        ids={part: tuple(engine.table("images").ids(rows)) for part, rows in parts.items()},
+        labels=dict(zip(parts, np.split(states, ends[:-1]), strict=True)),
+        texts=tuple(texts),
+        scores=scores,
+    )
 
 
 def area_result(
@@ -154,19 +176,21 @@ def area_result(
 
 def _prompt_vectors(
     engine: SearchEngine, direction: str, names: Sequence[str], prompts: Mapping[str, Sequence[str]]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """What is multiplied with image vectors to score each finding, (K, D), and which findings there are prompts for, (K,)."""
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], Sequence[str]]:
+    """What is multiplied with image vectors to score each finding, (K, D), which findings there are prompts for, (K,), and their texts."""
     asked = np.ones(len(names), dtype=np.bool_)
     if direction == "sentences":
         each = [tuple(prompts.get(name) or prompts_for(name)) for name in names]
-        vectors = engine.encode_texts([text for texts in each for text in texts]).astype(np.float64)
+        every = [text for texts in each for text in texts]
+        vectors = engine.encode_texts(every).astype(np.float64)
         starts = np.cumsum([0, *(len(texts) for texts in each)])
-        return np.stack([vectors[start:stop].mean(axis=0) for start, stop in pairwise(starts)]), asked
+        return np.stack([vectors[start:stop].mean(axis=0) for start, stop in pairwise(starts)]), asked, every
     if direction == "contrast":
         asked = np.array([name != "No Finding" for name in names])  # "no no finding" asks for nothing
         plain = [name.replace("_", " ") for name in names]
-        vectors = engine.encode_texts([*plain, *(f"no {name.lower()}" for name in plain)]).astype(np.float64)
-        return vectors[: len(names)] - vectors[len(names) :], asked
+        every = [*plain, *(f"no {name.lower()}" for name in plain)]
+        vectors = engine.encode_texts(every).astype(np.float64)
+        return vectors[: len(names)] - vectors[len(names) :], asked, every
     if direction != "continuous":
         raise ValueError(f"direction is {direction!r}, expected one of {ZERO_SHOT_DIRECTIONS}")
     learned = engine.encoder.prompts
@@ -179,4 +203,4 @@ def _prompt_vectors(
     found = engine.encode_labels([name for name, held in zip(names, asked, strict=True) if held])
     vectors = np.zeros((len(names), found.shape[1]))
     vectors[asked] = found
-    return vectors, asked
+    return vectors, asked, ()

@@ -331,6 +331,31 @@ def test_zero_shot_linear_probe_and_report_text_run_from_the_command_line(made):
     assert "report text: longer, read from the corpus" in succeeds("evaluate", "report-recall", *asked, "--report-text", "longer")
 
 
+def test_frozen_classifications_are_repeated_or_what_differs_is_named(made, tmp_path):
+    """Of ids, hashes and options alone; a label that was changed, a test image that is gone, another seed."""
+    frozen = {}
+    for benchmark, options in (("zero-shot", ("--direction", "contrast")), ("linear-probe", ("--fraction", 1, "--seed", 3))):
+        file = tmp_path / f"{benchmark}.json"
+        asked = ("evaluate", benchmark, "--index", made / "index", "--resamples", 0)
+        printed = succeeds(*asked, *options, "--freeze", file)
+        again = medret(*asked, "--frozen", file)
+        assert (again.returncode, again.stdout, again.stderr) == (0, printed, "")
+        frozen[benchmark] = json.loads(file.read_text())
+    listed = {name: next(iter(one["directions"].values())) for name, one in frozen.items()}
+    assert [list(one["images"]) for one in listed.values()] == [["test"], ["train", "validate", "test"]]
+    listed["zero-shot"]["labels_sha256"] = "0"
+    ids, frozen["linear-probe"]["options"]["seed"] = listed["linear-probe"]["images"]["test"], 4
+    ids[0] = "a film that was"
+    for name, one in frozen.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(one))
+
+    labels, images = (fails("evaluate", name, "--index", made / "index", "--frozen", tmp_path / f"{name}.json") for name in frozen)
+
+    assert labels.startswith("medret: not what was frozen: contrast: the labels of the images are not those that were frozen. ")
+    assert "image-label: seed was 3, is 4; " in images and "labels" not in images
+    assert re.search(rf"\d of {len(ids)} test images are gone and \d are new, such as ", images)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "expected"),
     [
