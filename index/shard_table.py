@@ -1,10 +1,7 @@
 """Arrow shards as one table: vectors and metadata of a modality, memory-mapped (with shards.py and predicates.py the home of pyarrow)."""
 
-import ctypes
-import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,11 +14,12 @@ from encoders.errors import MedretError
 from index.conditions import Comparison, Tree
 from index.corpora.record import NULL_LABEL, LabelState
 from index.manifest import VECTORS, ModalityShards
+from index.mapped_file import map_file, will_need
 
 Rows = npt.NDArray[np.int64]
 
-_WILL_NEED = 3  # MADV_WILLNEED
 _FEW = 32  # values: more are taken quicker by Arrow's function, whose import takes longer than any of these
+_SHORT = 30_000  # rows: the values of more are compared quicker by Arrow's functions, import included
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ class ShardTable:
         if vector not in self._read_ahead:
             self._read_ahead.add(vector)
             for block in self.blocks(vector):
-                _will_need(block)
+                will_need(block)
 
     def vectors(self, vector: str, rows: Rows) -> npt.NDArray[np.float32]:
         """Return the (R, D) float32 vectors of R rows: a copy."""
@@ -167,6 +165,10 @@ class ShardTable:
 
     def rows_of(self, column: str, values: Iterable[str]) -> Rows:
         """Return the rows, ascending and not removed, whose value in a string column (or any of whose "tags") is one of these."""
+        if column != "tags" and self.rows <= _SHORT:
+            wanted = set(values)
+            marked = np.fromiter((value in wanted for value in self._values(column, None)), np.bool_, self.rows)
+            return np.flatnonzero(marked if self.live is None else marked & self.live).astype(np.int64)
         return np.flatnonzero(self.matching(Comparison(column, "in", tuple(values)))).astype(np.int64)
 
     def matching(self, tree: Tree) -> npt.NDArray[np.bool_]:
@@ -261,22 +263,10 @@ def _live(rows: int, removed: Rows | None) -> npt.NDArray[np.bool_] | None:
     return live
 
 
-def _will_need(block: npt.NDArray[Any]) -> None:
-    """Advise the system that a mapped array will be read; it may not heed that, and nothing depends on it."""
-    start = block.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
-    _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(block.ctypes.data + block.nbytes - start), _WILL_NEED)
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None)
-
-
 def _map_batch(path: Path, rows: int, dimensions: Mapping[str, int]) -> Any:
     damaged = f"{path}: the shard is damaged. Copy it again from its source, or encode again into a new folder."
     try:
-        with pa.memory_map(str(path)) as source:  # closing frees the file handle; the mapping lives as long as its arrays
-            batch = pa.ipc.open_file(source).get_batch(0)
+        batch = pa.ipc.open_file(pa.py_buffer(map_file(path))).get_batch(0)
     except FileNotFoundError as error:  # it was there when the folder was opened
         raise MedretError(f"{path}: is gone: the index was compacted or built again since it was opened. Open it again.") from error
     except (ValueError, OSError) as error:  # all that pyarrow raises here, ArrowInvalid too, is one of them

@@ -72,7 +72,10 @@ def test_labels_keep_four_states_and_nobody_looked(table):
         table.labels(["Pneumonia"])
 
 
-def test_rows_are_found_by_id_and_by_column(table):
+@pytest.mark.parametrize("short", [0, 10])
+def test_rows_are_found_by_id_and_by_column(table, monkeypatch, short):
+    monkeypatch.setattr("index.shard_table._SHORT", short)  # rows of a table that is searched without Arrow's functions
+
     assert [table.find(id) for id in ("a", "ä", "d", "nobody")] == [0, 2, 3, None]
     assert table.ids() == ["a", "b", "ä", "d"]
     assert table.ids(np.array([2, 0])) == ["ä", "a"]
