@@ -246,32 +246,47 @@ def _openi(folder: Path, rows: int, queries: int) -> tuple[Tiled, dict[str, Vect
 
 
 def _write(folder: Path, rows: int, blocks: Iterator[Vectors], told: Vectors, dtype: str, block: int) -> None:
-    dimension = told.shape[1]
-    save_checkpoint(build_encoder(texts=["small left pleural effusion"], size=32, dimension=dimension, seed=0), folder / "encoder")
-    modalities = {}
-    for modality, drawn, prefix in (("images", blocks, "i"), ("reports", (told[at : at + n] for at, n in spans(len(told), block)), "r")):
-        writer = ShardWriter(folder / "shards", modality, {"joint": dimension}, (), dtype)
-        files, start = [], 0
-        for number, vectors in enumerate(drawn):
+    def named(prefix: str, drawn: Iterator[Vectors]) -> Iterator[tuple[list[ShardRow], Vectors]]:
+        start = 0
+        for vectors in drawn:
             names = (f"{prefix}{row:09d}" for row in range(start, start + len(vectors)))
-            records = [ShardRow(Record(id=name, patient_id=name, study_id=name, image=None), text="-") for name in names]
-            files.append(writer.write(number, records, {"joint": vectors}))
+            yield [ShardRow(Record(id=name, patient_id=name, study_id=name, image=None), text="-") for name in names], vectors
             start += len(vectors)
+
+    texts = (told[at : at + n] for at, n in spans(len(told), block))
+    written = write_shards(folder, {"images": named("i", blocks), "reports": named("r", texts)}, told.shape[1], dtype=dtype)
+    assert written["images"].rows == rows
+
+
+def write_shards(
+    folder: Path,
+    parts: dict[str, Iterator[tuple[list[ShardRow], Vectors]]],
+    dimension: int,
+    findings: tuple[str, ...] = (),
+    dtype: str = "float32",
+) -> dict[str, ModalityShards]:
+    """Write `folder`/encoder, with random weights, and `folder`/shards: by modality the rows and (N, D) vectors of each shard."""
+    save_checkpoint(build_encoder(texts=["small left pleural effusion"], size=32, dimension=dimension, seed=0), folder / "encoder")
+    (folder / "shards").mkdir(parents=True, exist_ok=True)
+    modalities = {}
+    for modality, drawn in parts.items():
+        writer = ShardWriter(folder / "shards", modality, {"joint": dimension}, findings, dtype)
+        files = [writer.write(number, rows, {"joint": vectors}) for number, (rows, vectors) in enumerate(drawn)]
         modalities[modality] = ModalityShards(dimensions=writer.dimensions, shards=tuple(files))
-    assert modalities["images"].rows == rows
     ShardsManifest(
         encoder=read_fingerprint(folder / "encoder"),
         preprocessing={},
         dtype=dtype,
         compute={},
         corpus={"format": "table", "root": None},
-        findings=(),
+        findings=findings,
         text_sections=("findings",),
         splits=None,
         pseudonymised=False,
         counts={},
         modalities=modalities,
     ).save(folder / "shards")
+    return modalities
 
 
 def main() -> None:
