@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from encoders.atomic import whole_file
 from encoders.errors import MedretError
+from index.cells import Cells, load_cells, measure_cells
 from index.exact import Rows
 from index.kinds import IndexKind, faiss_fault, faiss_threads, fill_factory, load_faiss
 from index.quantiser import Quantiser, Vectors, load_quantiser, take_sample
@@ -31,10 +32,11 @@ class FaissStage:
         kind: The row of index.kinds.
         quantiser: What is done to vectors and queries first, or None.
         searcher: The trained FAISS index.
+        cells: Its lists, where they are looked through in an order of their own.
     """
 
-    def __init__(self, kind: IndexKind, quantiser: Quantiser | None, searcher: Any):
-        self.kind, self.quantiser = kind, quantiser
+    def __init__(self, kind: IndexKind, quantiser: Quantiser | None, searcher: Any, cells: Cells | None = None):
+        self.kind, self.quantiser, self._cells = kind, quantiser, cells
         self._faiss, self._searcher = load_faiss(), searcher
         self._core = _core(self._faiss, searcher)
         self.rows = int(searcher.ntotal)
@@ -57,6 +59,9 @@ class FaissStage:
 
     def _search(self, asked: Vectors, count: int, effort: int | None, allowed: npt.NDArray[np.bool_] | None) -> Rows:
         parameters, selector = self._parameters(count, effort, allowed)
+        if self._cells is not None:
+            assert effort is not None
+            return self._look_through(self._cells, asked, count, effort, parameters)
         try:
             rows: Rows = self._searcher.search(asked, count, params=parameters)[1]
         except RuntimeError as error:
@@ -66,6 +71,14 @@ class FaissStage:
                 f"FAISS index {self.kind.name!r} cannot search among allowed rows only ({faiss_fault(error)}). "
                 "Build the index with another --kind to filter, or to remove rows"
             ) from error
+        return rows
+
+    def _look_through(self, cells: Cells, asked: Vectors, count: int, effort: int, parameters: Any) -> Rows:
+        """Search the likeliest lists. FAISS's own wrapper takes their number from the index, which threads share."""
+        lists, products = cells.likeliest(asked, effort)
+        rows, scores = np.empty((len(asked), count), np.int64), np.empty((len(asked), count), np.float32)
+        places = [self._faiss.swig_ptr(array) for array in (asked, lists, products, scores, rows)]
+        self._core.search_preassigned_c(len(asked), places[0], count, *places[1:], False, parameters)
         return rows
 
     def _parameters(self, count: int, effort: int | None, allowed: npt.NDArray[np.bool_] | None) -> tuple[Any, Any]:
@@ -94,7 +107,7 @@ class FaissStage:
         self.rows = int(self._searcher.ntotal)
 
     def save(self, folder: Path, name: str) -> list[str]:
-        """Write NAME.faiss, and NAME.quantiser.npz where there is a quantiser, into `folder`."""
+        """Write NAME.faiss, and NAME.quantiser.npz and NAME.cells.npz where it has them, into `folder`."""
         files = [f"{name}.faiss"]
         with whole_file(folder / files[0]) as part:
             try:
@@ -106,6 +119,9 @@ class FaissStage:
         if self.quantiser is not None:
             files.append(f"{name}.quantiser.npz")
             self.quantiser.save(folder / files[1])
+        if self._cells is not None:
+            files.append(f"{name}.cells.npz")
+            self._cells.save(folder / files[-1])
         return files
 
     def efforts(self) -> tuple[int | None, ...]:
@@ -134,14 +150,16 @@ def build_faiss(
     """
     faiss = load_faiss()
     length = dimension if quantiser is None else quantiser.dimension
-    lists = count_lists(rows)
+    lists = count_lists(rows, kind.cells)
     assert kind.factory is not None
     try:
         searcher = faiss.index_factory(length, fill_factory(kind.factory, length, lists), faiss.METRIC_INNER_PRODUCT)
-        wanted = _prepare(faiss, searcher, seed)
+        wanted = _prepare(faiss, searcher, seed, kind.cells)
         sample = take_sample(blocks, rows, wanted)
-        searcher.train(_prepared(np.resize(sample, (max(len(sample), _LEAST), dimension)), quantiser))
-        stage = FaissStage(kind, quantiser, searcher)
+        sample = _prepared(np.resize(sample, (max(len(sample), _LEAST), dimension)), quantiser)
+        searcher.train(sample)
+        cells = measure_cells(_centres(faiss, searcher), sample) if kind.cells else None
+        stage = FaissStage(kind, quantiser, searcher, cells)
         stage.add(blocks)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise MedretError(
@@ -151,7 +169,9 @@ def build_faiss(
     return stage
 
 
-def load_faiss_stage(kind: IndexKind, path: Path, quantiser: Path | None, rows: int, dimension: int) -> FaissStage:
+def load_faiss_stage(
+    kind: IndexKind, path: Path, quantiser: Path | None, rows: int, dimension: int, cells: Path | None = None
+) -> FaissStage:
     """Read what `FaissStage.save` wrote; whoever calls has compared the checksums, as FAISS trusts what it reads.
 
     The file is read, not mapped: over a map (IO_FLAG_MMAP_IFC) a cold IVF index needs 50 to 400 ms for each of its first
@@ -168,15 +188,21 @@ def load_faiss_stage(kind: IndexKind, path: Path, quantiser: Path | None, rows: 
         raise MedretError(
             f"{path}: holds {searcher.ntotal} vectors of length {searcher.d}, expected {rows} of {length}. Run medret build-index again"
         )
-    return FaissStage(kind, made, searcher)
+    return FaissStage(kind, made, searcher, None if cells is None else load_cells(cells, _centres(faiss, searcher)))
 
 
-def count_lists(rows: int) -> int:
-    """Return the number of inverted lists for so many rows: a power of two near 1.3 times their square root."""
-    return min(int(np.clip(2 ** round(np.log2(max(rows, 1) ** 0.5 * 1.3)), 16, 65_536)), max(rows, 1))
+def count_lists(rows: int, cells: bool = False) -> int:
+    """Return the number of inverted lists for so many rows: a power of two near 1.3 times their square root; twice that of cells."""
+    return min(int(np.clip(2 ** round(np.log2(max(rows, 1) ** 0.5 * 1.3)), 16, 65_536)) << cells, max(rows, 1))
 
 
-def _prepare(faiss: Any, searcher: Any, seed: int) -> int:
+def _centres(faiss: Any, searcher: Any) -> Vectors:
+    """Return the (L, d) centres of inverted lists."""
+    centres: Vectors = faiss.downcast_index(searcher.quantizer).reconstruct_n()
+    return centres
+
+
+def _prepare(faiss: Any, searcher: Any, seed: int, cells: bool) -> int:
     """Set how the index is built; return how many rows to train on."""
     core = _core(faiss, searcher)
     if isinstance(core, faiss.IndexHNSW):
@@ -187,6 +213,9 @@ def _prepare(faiss: Any, searcher: Any, seed: int) -> int:
     core.cp.max_points_per_centroid, core.cp.min_points_per_centroid = _POINTS_PER_LIST, 1
     if isinstance(core, faiss.IndexIVFPQFastScan):
         core.pq.cp.min_points_per_centroid = 1  # it has no say in what is made, but for a warning to each subspace
+    if cells:  # FAISS makes lists of most inner products otherwise, by directions alone
+        core.cp.spherical = False
+        faiss.downcast_index(core.quantizer).metric_type = faiss.METRIC_L2
     return max(_POINTS_PER_LIST * int(core.nlist), _SAMPLE // 4)
 
 

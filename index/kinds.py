@@ -24,6 +24,8 @@ class IndexKind:
         factory: The FAISS factory string of the first stage, with {D} for the dimension (compacted, where `compact`) and {lists}
             for the number of inverted lists; None where FAISS takes no part in it.
         compact: Whether the first stage holds compacted vectors (index.quantiser).
+        mixed: Whether their directions are turned at random among themselves, so that each is coded as finely as it matters.
+        cells: Whether the lists are Euclidean cells, twice as many, that are looked through in their own order (index.cells).
         effort: The search parameter that trades time for recall: "nprobe", "efSearch", or None.
         grade: Recall that the tuner aims at beyond the user's target, or None.
     """
@@ -32,6 +34,8 @@ class IndexKind:
     exact: bool = False
     factory: str | None = None
     compact: bool = False
+    mixed: bool = False
+    cells: bool = False
     effort: str | None = None
     grade: float | None = None
 
@@ -40,9 +44,9 @@ KINDS = {
     kind.name: kind
     for kind in (
         IndexKind(name="flat", exact=True),
-        IndexKind(name="scan", compact=True, grade=0.9999),
+        IndexKind(name="scan", compact=True, mixed=True, grade=0.9999),
         IndexKind(name="ivf-scan", factory="IVF{lists},SQ8", compact=True, effort="nprobe"),
-        IndexKind(name="ivf-pq", factory="RR{D},IVF{lists},PQ{D}x4fs", compact=True, effort="nprobe"),
+        IndexKind(name="ivf-pq", factory="IVF{lists},PQ{D}x4fsr", compact=True, mixed=True, cells=True, effort="nprobe"),
         IndexKind(name="ivf-flat", factory="IVF{lists},Flat", effort="nprobe"),
         IndexKind(name="ivf-rabitq", factory="RR{D},IVF{lists},RaBitQfs", effort="nprobe"),
         IndexKind(name="hnsw", factory="HNSW32,SQ8", compact=True, effort="efSearch"),

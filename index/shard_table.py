@@ -15,6 +15,7 @@ from index.conditions import Comparison, Tree
 from index.corpora.record import NULL_LABEL, LabelState
 from index.manifest import VECTORS, ModalityShards
 from index.mapped_file import map_file, will_need
+from index.scattered_rows import ScatteredRows
 
 Rows = npt.NDArray[np.int64]
 
@@ -59,6 +60,7 @@ class ShardTable:
         self.live = _live(self.rows, removed)
         self._codes: dict[str, npt.NDArray[np.int32]] = {}
         self._blocks: dict[str, list[npt.NDArray[Any]]] = {}
+        self._scattered: dict[str, ScatteredRows] = {}
         self._read_ahead: set[str] = set()
 
     @property
@@ -96,14 +98,9 @@ class ShardTable:
 
     def vectors(self, vector: str, rows: Rows) -> npt.NDArray[np.float32]:
         """Return the (R, D) float32 vectors of R rows: a copy."""
-        blocks = self.blocks(vector)
-        taken = np.empty((len(rows), self.dimension(vector)), np.float32)
-        for shard, places, local in self._locate(rows):
-            if isinstance(places, slice) and blocks[shard].dtype == np.float32:
-                blocks[shard].take(local, axis=0, out=taken[places], mode="clip")  # another mode would copy twice
-            else:
-                taken[places] = blocks[shard][local]
-        return taken
+        if vector not in self._scattered:
+            self._scattered[vector] = ScatteredRows(self.blocks(vector), self.dimension(vector))
+        return self._scattered[vector].take(np.asarray(rows, np.int64))
 
     def ids(self, rows: Rows | None = None) -> list[str]:
         """Return the ids of these rows, or of all."""

@@ -88,7 +88,7 @@ def build_stage(kind: IndexKind, table: "ShardTable", vector: str, seed: int = 0
     rows, dimension = sum(map(len, blocks)), table.dimension(vector)
     if rows == 0:
         raise MedretError(f"the {table.modality} hold no rows to index as {kind.name}. Choose --kind flat")
-    quantiser = fit_quantiser(blocks, rows) if kind.compact else None
+    quantiser = fit_quantiser(blocks, rows, mixed=kind.mixed) if kind.compact else None
     if kind.factory is not None:
         return build_faiss(kind, quantiser, blocks, rows, dimension, seed)
     assert quantiser is not None
@@ -115,14 +115,14 @@ def load_stage(kind: IndexKind, folder: Path, files: Sequence[str], table: "Shar
         return next((folder / file for file in files if file.endswith(suffix)), None)
 
     rows, dimension = table.rows, table.dimension(vector)
-    quantiser, codes, searcher = find(".quantiser.npz"), find(".codes.npy"), find(".faiss")
+    quantiser, codes, searcher, cells = find(".quantiser.npz"), find(".codes.npy"), find(".faiss"), find(".cells.npz")
     missing = f"{folder}: the index of {table.modality} by {vector} lacks a file of its {kind.name} stage. Run medret build-index again"
-    if kind.compact and quantiser is None:
+    if (kind.compact and quantiser is None) or (kind.cells and cells is None):
         raise MedretError(missing)
     if kind.factory is not None:
         if searcher is None:
             raise MedretError(missing)
-        return load_faiss_stage(kind, searcher, quantiser, rows, dimension)
+        return load_faiss_stage(kind, searcher, quantiser, rows, dimension, cells)
     if codes is None or quantiser is None:
         raise MedretError(missing)
     from index.scan import load_scan

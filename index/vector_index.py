@@ -175,6 +175,8 @@ class VectorIndex:
 
     def _rank(self, queries: npt.NDArray[np.float32], k: int, owners: Rows, rows: Rows) -> list[Found]:
         """Return the k best of the candidates of each query; candidates are pairs of a query's place and a row."""
+        if len(queries) == 1:
+            return [self._rank_one(queries, k, rows)]
         scores = self._estimate(queries, owners, rows)
         order = np.lexsort((-scores, owners))
         owners, rows, scores = owners[order], rows[order], scores[order]
@@ -185,6 +187,16 @@ class VectorIndex:
         kept = scores >= bounds[owners]
         owners, rows = owners[kept], rows[kept]
         return self._order(k, len(queries), owners, rows, self.exact.score(queries, owners, rows))
+
+    def _rank_one(self, query: npt.NDArray[np.float32], k: int, rows: Rows) -> Found:
+        """Do the same for a single query, (1, D), whose vectors are few enough to be fetched at once and kept."""
+        vectors = self._fetch(rows)
+        scores = vectors @ query[0]
+        if len(rows) > k:
+            bound = np.partition(scores, len(rows) - k)[len(rows) - k] - 2 * self.exact.rounding(query)
+            kept = np.flatnonzero(scores >= bound)
+            rows, vectors = rows[kept], vectors[kept]
+        return self.exact.best(rows, (vectors * query.astype(np.float64)).sum(axis=1).astype(np.float32), k)
 
     def _order(self, k: int, queries: int, owners: Rows, rows: Rows, scores: Scores) -> list[Found]:
         order = np.lexsort((-scores, owners))
@@ -202,24 +214,28 @@ class VectorIndex:
         return found
 
     def _estimate(self, queries: npt.NDArray[np.float32], owners: Rows, rows: Rows) -> Scores:
-        """Return the float32 scores of pairs, computed in float32.
-
-        Raises:
-            MedretError: If a vector has not norm 1.
-        """
+        """Return the float32 scores of pairs, computed in float32."""
         scores = np.empty(len(rows), np.float32)
         at_once = max(_VALUES_AT_ONCE // self.dimension, 1)
         order = np.argsort(rows)  # neighbours in the file one after the other, and a row that many queries found only once
         for start in range(0, len(rows), at_once):
             places = order[start : start + at_once]
-            vectors = self.table.vectors(self.vector, rows[places])
-            norms = np.einsum("ij,ij->i", vectors, vectors)
-            wrong = ~(np.abs(norms - 1) < 2 * _NORM_ERROR)  # NaN too
-            if wrong.any():
-                row = int(rows[places][wrong][0])
-                raise MedretError(
-                    f"the {self.vector} vector of row {row} of the {self.table.modality} has norm {norms[wrong][0] ** 0.5:.3g}, "
-                    "expected 1: the shard is damaged. Run medret verify"
-                )
-            scores[places] = np.einsum("ij,ij->i", vectors, queries[owners[places]])
+            scores[places] = np.einsum("ij,ij->i", self._fetch(rows[places]), queries[owners[places]])
         return scores
+
+    def _fetch(self, rows: Rows) -> Scores:
+        """Return the (R, D) float32 vectors of rows.
+
+        Raises:
+            MedretError: If one has not norm 1.
+        """
+        vectors = self.table.vectors(self.vector, rows)
+        norms = np.einsum("ij,ij->i", vectors, vectors)
+        wrong = ~(np.abs(norms - 1) < 2 * _NORM_ERROR)  # NaN too
+        if wrong.any():
+            row = int(rows[wrong][0])
+            raise MedretError(
+                f"the {self.vector} vector of row {row} of the {self.table.modality} has norm {norms[wrong][0] ** 0.5:.3g}, "
+                "expected 1: the shard is damaged. Run medret verify"
+            )
+        return vectors

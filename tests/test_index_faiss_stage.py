@@ -124,7 +124,8 @@ def test_a_saved_stage_finds_the_same_and_grows(name, tmp_path):
     files = stage.save(tmp_path, "images-joint")
     quantiser = tmp_path / "images-joint.quantiser.npz" if stage.quantiser is not None else None
 
-    loaded = load_faiss_stage(stage.kind, tmp_path / files[0], quantiser, 2000, DIMENSION)
+    cells = tmp_path / "images-joint.cells.npz" if stage.kind.cells else None
+    loaded = load_faiss_stage(stage.kind, tmp_path / files[0], quantiser, 2000, DIMENSION, cells)
     again = loaded.candidates(QUERIES, 20, loaded.efforts()[-1], None)
     loaded.add([VECTORS[2000:2600], VECTORS[2600:]])
 
@@ -164,5 +165,6 @@ def test_a_file_that_is_cut_or_of_other_rows_is_refused(tmp_path):
         load_faiss_stage(KINDS["ivf-flat"], path, None, 3000, DIMENSION)
 
 
-def test_the_number_of_lists_is_a_power_of_two_near_1_3_times_the_root():
+def test_the_number_of_lists_is_a_power_of_two_near_1_3_times_the_root_or_twice_that():
     assert [count_lists(rows) for rows in (1, 10, 100, 10_000, 601_000, 10**7, 10**10)] == [1, 10, 16, 128, 1024, 4096, 65_536]
+    assert [count_lists(rows, cells=True) for rows in (1, 20, 10_000, 601_000)] == [1, 20, 256, 2048]
