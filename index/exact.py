@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +22,7 @@ _MARGIN = 16  # candidates beyond k, so that near-ties of the k-th are usually a
 MOST_EXCLUDED = 256  # a query that leaves out more rows than this is answered by a scan, or exactly where a first stage proposes
 _VALUES_AT_ONCE = 1 << 18  # of vectors in float64: what is scored at a time stays in the processor's cache
 _SCORES_AT_ONCE = 1 << 24  # of a scan: 64 MiB
+_VALUES_WORTH_THREADS = 1 << 20  # stored ones: fewer are compared in the time that threads take to start
 _ROWS_WIDENED = 256  # at a time: they stay in the processor's cache
 _HALF_EXPONENT = 0x7C00
 _SIGN_EXPONENT_FRACTION = np.int32(-0x70000001)  # all but what the sign was copied to
@@ -111,13 +112,31 @@ class ExactSearch:
         return [found[place] for place in range(len(queries))]
 
     def _nearest(self, queries: npt.NDArray[np.float32], k: int, allowed: npt.NDArray[np.bool_] | None) -> Found:
-        """Return (Q, k) rows and float32 scores, best first, searching one shard after the other."""
+        """Return (Q, k) rows and float32 scores, best first, searching shards side by side with a thread each.
+
+        FAISS's own threads share one shard's queries, of which there may be one, and wait for each other after each.
+        """
         if len(queries) == 1 and "faiss" not in sys.modules:
             return self._nearest_alone(queries[0], k, allowed)
-        best_rows = np.full((len(queries), 0), -1, np.int64)
-        best_scores = np.full((len(queries), 0), 0, np.float32)
-        with faiss_threads(1 if len(queries) == 1 else None):
-            for block, rows in self._searched(allowed):
+        shards = iter(range(len(self._blocks)))  # who is done with one takes the next: no one waits for a thread that is held up
+        workers = min(load_faiss().omp_get_max_threads(), len(self._blocks))
+        if workers == 1 or self.rows * self.dimension < _VALUES_WORTH_THREADS:
+            rows, scores = self._nearest_of(shards, queries, k, allowed, 1 if len(queries) == 1 else None)
+        else:
+            with ThreadPoolExecutor(workers) as pool:
+                parts = list(pool.map(lambda _: self._nearest_of(shards, queries, k, allowed, 1), range(workers)))
+            rows, scores = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+    def _nearest_of(
+        self, shards: Iterable[int], queries: npt.NDArray[np.float32], k: int, allowed: npt.NDArray[np.bool_] | None, threads: int | None
+    ) -> Found:
+        """Return (Q, up to k) rows and float32 scores of these shards, unordered, computed with so many threads of FAISS."""
+        best_rows = np.empty((len(queries), 0), np.int64)
+        best_scores = np.empty((len(queries), 0), np.float32)
+        with faiss_threads(threads):
+            for block, rows in self._searched(allowed, shards):
                 scores, places = self._knn(queries, block, min(k, len(block)))
                 best_rows = np.concatenate([best_rows, rows[places]], axis=1)
                 best_scores = np.concatenate([best_scores, scores], axis=1)
@@ -125,8 +144,7 @@ class ExactSearch:
                     kept = np.argpartition(-best_scores, k - 1, axis=1)[:, :k]
                     best_rows = np.take_along_axis(best_rows, kept, axis=1)
                     best_scores = np.take_along_axis(best_scores, kept, axis=1)
-        order = np.argsort(-best_scores, axis=1, kind="stable")
-        return np.take_along_axis(best_rows, order, axis=1), np.take_along_axis(best_scores, order, axis=1)
+        return best_rows, best_scores
 
     def _nearest_alone(self, query: Scores, k: int, allowed: npt.NDArray[np.bool_] | None) -> Found:
         """Return (1, k) rows and float32 scores of one query, by NumPy: for less than importing FAISS takes."""
@@ -153,10 +171,13 @@ class ExactSearch:
         scores, places = faiss.knn(queries, block, k, metric=faiss.METRIC_INNER_PRODUCT)
         return scores, places
 
-    def _searched(self, allowed: npt.NDArray[np.bool_] | None) -> Iterator[tuple[npt.NDArray[np.float32], Rows]]:
-        """Yield the float32 vectors to search, shard by shard, with the row number of each; they hold until the next."""
+    def _searched(
+        self, allowed: npt.NDArray[np.bool_] | None, shards: Iterable[int] | None = None
+    ) -> Iterator[tuple[npt.NDArray[np.float32], Rows]]:
+        """Yield the float32 vectors to search, of these shards or all, with the row number of each; they hold until the next."""
         room = np.empty((max(map(len, self._blocks)), self.dimension), np.float32)  # reused: fresh memory costs more than the copy
-        for start, block in zip(self._starts.tolist(), self._blocks, strict=False):
+        for shard in range(len(self._blocks)) if shards is None else shards:
+            start, block = int(self._starts[shard]), self._blocks[shard]
             places = np.arange(len(block)) if allowed is None else np.flatnonzero(allowed[start : start + len(block)])
             vectors = room[: len(places)]
             if len(places) == len(block) and block.dtype == np.float32:

@@ -2,6 +2,7 @@ import itertools
 import shutil
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import faiss
 import numpy as np
@@ -12,6 +13,7 @@ from shard_folders import unit, write_images
 
 import index.exact
 from index.exact import ExactSearch, widen
+from index.kinds import faiss_threads
 from index.shards import open_shards
 
 # Rows of norm exactly 1 whose inner products are exact in float32: ties are ties, whoever adds up.
@@ -50,8 +52,8 @@ def collections(draw):
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(collections())
-def test_a_search_finds_what_sorting_all_scores_and_ids_finds(collection):
+@given(collections(), st.booleans())
+def test_a_search_finds_what_sorting_all_scores_and_ids_finds(collection, side_by_side):
     vectors, exact, ids, cuts, dtype, random = collection
     count = len(vectors)
     found_by = opened(vectors, ids, cuts, dtype)
@@ -62,7 +64,8 @@ def test_a_search_finds_what_sorting_all_scores_and_ids_finds(collection):
         allowed = random.random(count) < part
         excluded = [random.integers(0, count, random.integers(0, count)) for _ in queries]
 
-        found = found_by.search(queries, k, allowed=allowed, excluded=excluded)
+        with mock.patch.object(index.exact, "_VALUES_WORTH_THREADS", 0 if side_by_side else 1 << 20), faiss_threads(3):
+            found = found_by.search(queries, k, allowed=allowed, excluded=excluded)
 
         for query, left_out, (rows, scores) in zip(queries, excluded, found, strict=True):
             expected_rows, expected_scores = brute_force(stored, ids, query, k, allowed, left_out)
