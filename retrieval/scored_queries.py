@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,7 +43,8 @@ def label_queries(
         redraw: As `PerQuery` has it, but of all Q.
     """
     kept = np.flatnonzero(judged.relevant > 0)
-    items, findings = task.items[kept], task.classes[kept]
+    items, findings, asked = task.items[kept], task.classes[kept], task.asked[kept]
+    masks = asked.dtype
     asking = engine.table("images")
     names = np.array(asking.ids(task.rows) if task.rows is not None else _prompt_names(task), dtype=object)
     bears = [f"|{task.relevance.findings[place]}" if place >= 0 else "" for place in findings.tolist()]
@@ -52,20 +54,27 @@ def label_queries(
     table = engine.table(task.find)
     units = number_units(table, by)
 
-    def relevant(place: int) -> NDArray[np.int64]:
-        mask = task.asked[kept[place]]
-        gallery = task.gallery(mask)
+    @lru_cache(maxsize=16)  # queries for one finding follow each other
+    def answering(mask: int) -> NDArray[np.int64]:
+        gallery = task.gallery(masks.type(mask))
         held = unit_masks(task, gallery, units) if by == "study" and task.exact else task.relevance.positive
-        rows = np.flatnonzero(gallery & task.answers(held, mask))
-        heads = rows[np.unique(units[rows], return_index=True)[1]]
-        gone = heads[:0] if judged.left_out is None else judged.left_out[items[place]]
-        return np.sort(heads[~np.isin(units[heads], units[gone])])
+        rows = np.flatnonzero(gallery & task.answers(held, masks.type(mask)))
+        return rows if by == "image" else np.sort(rows[np.unique(units[rows], return_index=True)[1]])
+
+    @lru_cache(maxsize=16)
+    def unknown(mask: int) -> NDArray[np.int64]:
+        return np.flatnonzero(task.allowed & ~task.gallery(masks.type(mask)))
+
+    def left_out(place: int) -> NDArray[np.int64]:
+        return kept[:0] if judged.left_out is None else judged.left_out[items[place]]
+
+    def relevant(place: int) -> NDArray[np.int64]:
+        heads = answering(int(asked[place]))
+        return heads[~np.isin(units[heads], units[left_out(place)])]
 
     def struck(place: int) -> NDArray[np.int64]:
-        gone = ~task.gallery(task.asked[kept[place]])
-        if judged.left_out is not None:
-            gone[judged.left_out[items[place]]] = True
-        return np.flatnonzero(task.allowed & gone)
+        gone = left_out(place)
+        return np.union1d(unknown(int(asked[place])), gone[task.allowed[gone]])
 
     def redraw_kept(resamples: int, seed: int) -> tuple[int, Mapping[str, Floats]]:
         assert redraw is not None
