@@ -1,10 +1,11 @@
-"""From cold to answer: `medret query --text` in a new process, beside the plain way, on an archive with a BERT-base text encoder.
+"""From cold to answer: `medret query` in a new process, beside the plain way, on an archive with a BERT-base text encoder.
 
-python benchmarks/cold_query.py WORK [--set clip] [--rows 601000] [--kinds scan,flat,ivf-scan]
+python benchmarks/cold_query.py WORK [--set clip] [--rows 601000] [--kinds scan,flat,ivf-scan] [--images tiny,efficientnet-lite0,resnet50]
 
 A BERT-base with random weights (110 million, vocabulary 30,522) is written as a Hugging Face folder and built into an encoder; the
-archive's shards are linked beside it under its fingerprint, and an index of each kind is built by medret. Then, in turns, ten new
-processes of each way, after one that is not counted; all files lie in the page cache; seconds are of the whole process, as a shell
+archive's shards are linked beside it under its fingerprint, and an index of each kind is built by medret; for films, an encoder and
+an index of the first kind for each image network, with random weights too (the default encoder's is efficientnet-lite0). Then, in turns,
+ten new processes of each way, after one that is not counted; all files lie in the page cache; seconds are of the whole process, as a shell
 sees them. The plain way imports torch and transformers, loads model and tokenizer by their Auto classes, encodes, reads a FAISS flat
 file of the same vectors and searches it. Stages are from a run of their own: what a process has done by when, said by itself.
 """
@@ -34,14 +35,13 @@ def main() -> None:
     parser = options(__doc__)
     archive_options(parser)
     parser.add_argument("--kinds", default="scan,flat,ivf-scan", help="of index, by commas")
+    parser.add_argument("--images", default="tiny,efficientnet-lite0,resnet50", help="networks that encode films, by commas")
     given = parser.parse_args()
-    archive = asked_archive(given)
+    archive, kinds = asked_archive(given), given.kinds.split(",")
     home = prepare(archive)
-    ways = {f"medret query --text, {kind}": medret_query(home, kind, archive) for kind in given.kinds.split(",")}
-    ways |= {
-        "medret --help": [medret(), "--help"],
-        "medret query --image": medret_query(home, given.kinds.split(",")[0], archive, film(home)),
-    }
+    ways = {f"medret query --text, {kind}": medret_query(home, kind) for kind in kinds} | {"medret --help": [medret(), "--help"]}
+    for image in given.images.split(","):
+        ways[f"medret query --image, {image}, {kinds[0]}"] = medret_query(prepare(archive, image), kinds[0], film(home))
     ways["the plain way"] = [sys.executable, str(PLAIN), str(home / "network"), str(flat_file(archive)), TEXT]
     about = {"script": "cold_query", "set": given.set, "rows": archive.table().rows, "quick": given.quick}
     results = Results(given.json or given.work / f"cold-query-{archive.name}.json", about, given.again)
@@ -54,20 +54,21 @@ def main() -> None:
     print(report(results))
 
 
-def prepare(archive: Archive) -> Path:
-    """Write the network, its encoder and the shards under its fingerprint; return the folder."""
-    home = archive.folder / "cold"
+def prepare(archive: Archive, image: str = "tiny") -> Path:
+    """Write the text network, an encoder of it and an image network, and the shards under its fingerprint; return the folder."""
+    network, home = archive.folder / "cold" / "network", archive.folder / ("cold" if image == "tiny" else f"cold-{image}")
     if (home / "shards" / "manifest.json").is_file():
         return home
     from encoders.checkpoint import save_checkpoint
     from encoders.dual import build_encoder
     from index.manifest import load_shards_manifest
 
-    write_network(home / "network")
+    if not network.is_dir():
+        write_network(network)
     dimension = archive.table().dimension("joint")
-    encoder = build_encoder("tiny", home / "network", size=224, dimension=dimension, seed=0)
+    encoder = build_encoder(image, network, size=224, dimension=dimension, seed=0)
     mark = save_checkpoint(encoder, home / "encoder")
-    (home / "shards").mkdir(exist_ok=True)
+    (home / "shards").mkdir(exist_ok=True, parents=True)
     for shard in archive.shards.glob("*.arrow"):
         if not (home / "shards" / shard.name).exists():
             os.link(shard, home / "shards" / shard.name)
@@ -121,12 +122,13 @@ def medret() -> str:
     return str(Path(sys.executable).with_name("medret"))
 
 
-def medret_query(home: Path, kind: str, archive: Archive, image: Path | None = None) -> list[str]:
-    """Return the command that asks an index of this kind, which is built where it is missing."""
-    folder = home / f"index-{kind}"
-    if not (folder / "index.json").is_file():
-        from index.folder import build_index
+def medret_query(home: Path, kind: str, image: Path | None = None) -> list[str]:
+    """Return the command that asks an index of this kind, which is built where it is missing or of before films were encoded in NumPy."""
+    from index.folder import build_index
+    from index.index_manifest import find_index_manifest
 
+    folder = home / f"index-{kind}"
+    if (built := find_index_manifest(folder)) is None or built.image_encoder is None:
         build_index(home / "shards", folder, home / "encoder", kind)
     asked = ["--text", TEXT] if image is None else ["--image", str(image)]
     return [medret(), "query", *asked, "--index", str(folder)]
