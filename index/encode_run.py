@@ -164,15 +164,25 @@ class EncodeRun:
     def _compute(self, side: str, encode: Callable[[Any], Encoded], batch: Any) -> Encoded:
         try:
             with computing(self.encoder.device, self.precision[side]):
-                return encode(batch)
+                return encode(self._filled(batch))
         except torch.OutOfMemoryError as error:
             raise MedretError(
                 f"{self.out}: the device has no memory for {len(batch)} records at once. Run again with a smaller --batch-size; "
                 "what is done is kept"
             ) from error
 
+    def _filled(self, batch: Any) -> Any:
+        """Fill the last batch of a shard for a compiled network, which would be compiled anew for another size.
+
+        Its bytes would then follow from what this process happened to compile before.
+        """
+        missing = self.options.batch_size - len(batch)
+        if not self.options.compile or not missing:
+            return batch
+        return batch + batch[-1:] * missing if isinstance(batch, list) else np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+
     def _checked(self, encoded: Encoded, rows: Sequence[ShardRow]) -> Vectors:
-        vectors = {name: getattr(encoded, name).float().cpu().numpy() for name in self.options.vectors}
+        vectors = {name: getattr(encoded, name)[: len(rows)].float().cpu().numpy() for name in self.options.vectors}
         for name, values in vectors.items():
             bad = np.flatnonzero(~(np.abs(np.linalg.norm(values, axis=1) - 1) < 1e-3))
             if len(bad):

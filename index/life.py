@@ -22,7 +22,7 @@ from index.shards import Shards, check_ids, check_vectors, open_shards
 if TYPE_CHECKING:
     from encoders.dual import DualEncoder
     from index.corpora.readers import Corpus
-    from index.encode import EncodeSummary
+    from index.encode_summary import EncodeSummary
     from index.encode_options import EncodeOptions
 
 

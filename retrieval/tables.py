@@ -10,7 +10,7 @@ from retrieval.filters import EVERYTHING
 from retrieval.question import term_name
 
 if TYPE_CHECKING:
-    from index.encode import EncodeSummary
+    from index.encode_summary import EncodeSummary
     from index.index_manifest import IndexManifest
     from index.manifest import ShardsManifest
     from retrieval.explanation import Explanation

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from encoders.checkpoint import fingerprint
 from encoders.dual import DualEncoder, build_encoder, set_batchnorm
 from encoders.errors import MedretError
-from encoders.execution import checkpoint_activations, compile_encoder, keep_statistics
+from encoders.execution import checkpoint_activations, compile_encoder, constant_weights, keep_statistics
 from encoders.image import ImageBackbone
 
 REPORTS = ["The heart is enlarged.", "No pleural effusion is seen.", "Small left pneumothorax."] * 3
@@ -149,6 +149,17 @@ def test_a_compiled_encoder_with_activations_computed_again_learns_the_same():
         torch.testing.assert_close(statistics[name], buffer, msg=name)
     assert fingerprint(compiled) == fingerprint(plain)
     assert list(compiled.state_dict()) == list(plain.state_dict())
+
+
+def test_what_is_compiled_with_constant_weights_computes_the_same_and_nothing_after_it_is():
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, bias=False), torch.nn.BatchNorm2d(4)).eval()
+    given = torch.rand(2, 3, 5, 5)
+    with constant_weights(), torch.inference_mode():
+        expected = network(given)
+        network.compile()
+        torch.testing.assert_close(network(given), expected)
+
+    assert not torch._inductor.config.freezing, "a network that learns would never see its weights change"
 
 
 def test_a_machine_without_a_compiler_is_one_line(monkeypatch, tmp_path):

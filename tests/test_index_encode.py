@@ -510,6 +510,25 @@ def test_bfloat16_is_chosen_by_what_it_does_to_the_vectors_of_each_side(corpus, 
         assert (rounded * exact).sum(axis=1).min() > 0.999
 
 
+def test_a_compiled_network_gets_batches_of_one_size_and_gives_the_same_vectors(corpus, encoder, tmp_path, monkeypatch):
+    """In shards of three, by two: every second batch would be of one."""
+    sizes = set()
+    monkeypatch.setattr("index.encode.compile_encoder", lambda encoder: None)
+    hooks = [part.register_forward_hook(lambda part, given, made: sizes.add(len(made))) for part in (encoder.image, encoder.text)]
+    try:
+        encode_corpus(corpus, encoder, tmp_path / "compiled", options=replace(BOTH, compile=True))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    encode_corpus(corpus, encoder, tmp_path / "plain", options=BOTH)
+
+    assert sizes == {2}
+    for modality in ("images", "reports", "sentences"):
+        one, other = (open_shards(tmp_path / name).table(modality) for name in ("compiled", "plain"))
+        for left, right in zip(one.blocks("joint"), other.blocks("joint"), strict=True):
+            np.testing.assert_allclose(left, right, atol=1e-5)
+
+
 def test_the_encoder_lies_beside_its_shards_before_the_first_of_them(corpus, encoder, tmp_path):
     save_checkpoint(encoder, tmp_path / "encoder")
 

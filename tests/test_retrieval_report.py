@@ -12,7 +12,7 @@ from PIL import Image
 
 from encoders.dual import build_encoder
 from index.corpora.record import LabelState, Record
-from index.encode import EncodeSummary
+from index.encode_summary import EncodeSummary
 from index.planner import exact_plan
 from index.shards import ShardRow
 from retrieval.answers import Answer, Query

@@ -15,7 +15,8 @@ from retrieval.terminal import progress_bar
 
 if TYPE_CHECKING:
     from index.corpora.readers import Corpus
-    from index.encode import EncodeOptions, EncodeSummary
+    from index.encode import EncodeOptions
+    from index.encode_summary import EncodeSummary
 
 ENCODER = "MEDRET_ENCODER"  # in the environment: the checkpoint or run that stands for the default encoder
 
