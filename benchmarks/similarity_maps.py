@@ -4,7 +4,8 @@
     python benchmarks/similarity_maps.py INDEX PHANTOMS --split test
 
 Asked is with each finding's first three built-in prompts; counted are the positive films among the first answers that have
-a box in boxes.csv. Beside the map: a random place, the centre, and the two ways of reading the network's last map.
+a box in boxes.csv. Beside the map: the map of the query alone, not of what it says beyond a normal film; a random place, the
+centre, and the two ways of reading the network's last map.
 """
 
 import argparse
@@ -24,9 +25,10 @@ from index.corpora.prompts import prompts_for
 from index.corpora.record import LabelState
 from retrieval.answers import Hit, Query
 from retrieval.engine import SearchEngine
+from retrieval.maps import beyond_normal
 
 Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max in pixels of the film
-TOLERANCE = 8 / 128  # of the longer side: half a cell of the coarser map
+TOLERANCE = 8 / 128  # of the longer side: a cell of the coarser map of a 128-pixel square
 
 
 def main() -> None:
@@ -44,11 +46,9 @@ def main() -> None:
     for finding, hit, vector in answers(engine, boxes, options.split, options.first):
         assert hit.image_path is not None
         fitted = engine.encoder.config.preprocessing.read_fitted(hit.image_path)
-        for way, peak in peaks(engine.encoder, fitted, torch.from_numpy(vector)).items():
+        for way, peak in peaks(engine.encoder, fitted, vector, beyond_normal(engine, vector)).items():
             hits[way][finding].append(on_box(peak, boxes[hit.id, finding], 0))
-            hits[f"{way}, within half a cell"][finding].append(
-                on_box(peak, boxes[hit.id, finding], TOLERANCE * max(fitted.width, fitted.height))
-            )
+            hits[f"{way}, nearby"][finding].append(on_box(peak, boxes[hit.id, finding], TOLERANCE * max(fitted.width, fitted.height)))
     for way, found in hits.items():
         every = [one for part in found.values() for one in part]
         parts = "  ".join(f"{finding} {np.mean(part):.2f} of {len(part)}" for finding, part in found.items())
@@ -78,23 +78,24 @@ def answers(
                     yield finding, hit, vector
 
 
-def peaks(encoder: DualEncoder, fitted: Fitted, query: torch.Tensor) -> dict[str, tuple[float, float]]:
+def peaks(encoder: DualEncoder, fitted: Fitted, query: np.ndarray, direction: np.ndarray) -> dict[str, tuple[float, float]]:
     """Each way's peak, x and y in pixels of the film."""
-    film = torch.from_numpy(fitted.square)
-    maps = {"similarity map": similarity_map(encoder, film, query), **last_maps(encoder, film, query)}
+    film, asked, beyond = torch.from_numpy(fitted.square), torch.from_numpy(query), torch.from_numpy(direction)
+    maps = {"similarity map": similarity_map(encoder, film, beyond), "map of the query alone": similarity_map(encoder, film, asked)}
+    maps |= last_maps(encoder, film, beyond)
     maps["random place"] = torch.rand(film.shape)
     spread = {way: encoder.config.preprocessing.unsquare(one.numpy(), fitted.width, fitted.height) for way, one in maps.items()}
     places = {way: np.unravel_index(int(one.argmax()), one.shape) for way, one in spread.items()}
     return {way: (x + 0.5, y + 0.5) for way, (y, x) in places.items()} | {"centre": (fitted.width / 2, fitted.height / 2)}
 
 
-def last_maps(encoder: DualEncoder, film: torch.Tensor, query: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The network's last map (of a ResNet): the head applied at each place, and the pooled cosine's first-order terms."""
+def last_maps(encoder: DualEncoder, film: torch.Tensor, direction: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The network's last map (of a ResNet): the head applied at each place, and the pooled score's first-order terms."""
     with torch.no_grad():
         last = encoder.image.model(encoder.config.preprocessing.normalise(film[None])).last_hidden_state[0].movedim(0, -1)  # (H, W, F)
-        each = F.normalize(encoder.image_head(last), dim=-1) @ query  # (H, W)
+        each = F.normalize(encoder.image_head(last), dim=-1) @ direction  # (H, W)
     pooled = last.mean(dim=(0, 1)).requires_grad_()
-    (gradient,) = torch.autograd.grad(F.normalize(encoder.image_head(pooled), dim=-1) @ query, pooled)
+    (gradient,) = torch.autograd.grad(F.normalize(encoder.image_head(pooled), dim=-1) @ direction, pooled)
     maps = {"last map, head at each place": each, "last map, first order": last @ gradient}
     scaled = {way: F.interpolate(one[None, None], size=film.shape, mode="bicubic", align_corners=False) for way, one in maps.items()}
     return {way: one[0, 0].detach() for way, one in scaled.items()}

@@ -12,49 +12,50 @@ from torch.nn import functional as F
 
 from encoders.dual import DualEncoder
 
-_CELLS = (8, 16)  # pixels of a cell in the two maps that are read, on a square as the network takes it
+_CELLS = (4, 8)  # pixels of a cell in the two maps that are read, on a square as the network takes it
+_SHIFT = 6  # pixels to each corner: one and a half of the larger cells apart, so that their grid is laid out twice as finely
 _SMOOTHING = 1 / 32  # standard deviation of the last blur, of the square's side
 
 
-def similarity_map(encoder: DualEncoder, film: Tensor, query: Tensor, vector: str = "joint") -> Tensor:
-    """Say of each pixel of a film how much what the network saw around there raises the similarity to a query.
+def similarity_map(encoder: DualEncoder, film: Tensor, direction: Tensor, vector: str = "joint") -> Tensor:
+    """Say of each pixel of a film how much what the network saw around there moves the film's vector in a direction.
 
     LayerCAM at two depths: at each place of a network's map, the sum over channels of activation times gradient of the
-    cosine, as far as it is positive; activations count from their median over the film, since zero means nothing where no
-    ReLU made it. The network's last map is left alone: its cells have seen the whole film, and on
-    phantoms with known findings it points at them hardly more often than chance (benchmarks/RESULTS.md). The film is
-    shifted by half a cell each way and the maps are averaged, as a cell is coarse beside a finding.
+    score, as far as it is positive; activations count from their median over the film, since zero means nothing where no
+    ReLU made it. The network's last maps are left alone: their cells have seen the whole film, and on
+    phantoms with known findings the last points at them hardly more often than chance (benchmarks/RESULTS.md). The film is
+    shifted towards each corner and the four maps are averaged, as a cell is coarse beside a finding.
 
     It shows what this encoder reacted to and not what a reader would look at: it is no segmentation, says nothing of
-    what lowers the similarity, and is scaled by its own maximum, so that a weak answer has a peak as bright as a sure one.
+    what lowers the score, and is scaled by its own maximum, so that a weak answer has a peak as bright as a sure one.
 
     Args:
         encoder: In evaluation mode; its weights and their gradients are left as they are. Any number of threads at once.
         film: (S, S) uint8, as the encoder's preprocessing makes it.
-        query: (D,) float32, unit L2 norm: a vector of the space that `vector` names.
+        direction: (D,) float32, of any length, in the space that `vector` names: a query, or better its difference to what
+            is said of a normal film. The film's score is its product with the film's unit vector.
         vector: "joint" or "features".
 
     Returns:
-        (S, S) float32 on the CPU, from 0; 1 is the maximum, and all is 0 where nothing raises the similarity.
+        (S, S) float32 on the CPU, from 0; 1 is the maximum, and all is 0 where nothing raises the score.
 
     Source: Jiang et al., LayerCAM, IEEE TIP 2021, doi:10.1109/TIP.2021.3089943.
     """
-    steps = (-_CELLS[1] // 2, 0, _CELLS[1] // 2)
-    shifts = [(down, right) for down in steps for right in steps]
-    shifted = torch.stack([_shift(film.float(), *shift) for shift in shifts])  # (9, S, S)
+    shifts = [(down, right) for down in (-_SHIFT, _SHIFT) for right in (-_SHIFT, _SHIFT)]
+    shifted = torch.stack([_shift(film.float(), *shift) for shift in shifts])  # (4, S, S)
     with torch.inference_mode(False), torch.enable_grad(), _stage_outputs(encoder) as outputs:
         encoded = getattr(encoder.encode_images(shifted.clone().requires_grad_()), vector)
-        score = encoded @ query.to(encoded.device, encoded.dtype).clone()
+        score = encoded @ direction.to(encoded.device, encoded.dtype).clone()
         chosen = _choose(outputs, len(film))
         gradients = torch.autograd.grad(score.sum(), chosen, allow_unused=True)
     total = torch.zeros(len(film), len(film))
     for output, gradient in zip(chosen, gradients, strict=True):
         if gradient is None:  # a layer that the pooled vector does not depend on
             continue
-        cells = _cells(output.detach())  # (9, C, H, W)
-        ground = cells.flatten(2).median(dim=2).values[..., None, None]  # (9, C, 1, 1)
-        raised = ((cells - ground) * _cells(gradient)).clamp(min=0).sum(dim=1)  # (9, H, W)
-        large = F.interpolate(raised[:, None].float().cpu(), size=film.shape, mode="bilinear", align_corners=False)[:, 0]  # (9, S, S)
+        cells = _cells(output.detach())  # (4, C, H, W)
+        ground = cells.flatten(2).median(dim=2).values[..., None, None]  # (4, C, 1, 1)
+        raised = ((cells - ground) * _cells(gradient)).clamp(min=0).sum(dim=1)  # (4, H, W)
+        large = F.interpolate(raised[:, None].float().cpu(), size=film.shape, mode="bilinear", align_corners=False)[:, 0]  # (4, S, S)
         total += _scaled(torch.stack([_shift(one, -down, -right) for one, (down, right) in zip(large, shifts, strict=True)]).mean(dim=0))
     return _scaled(_smooth(total))
 

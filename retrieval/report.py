@@ -13,7 +13,7 @@ from index.corpora.prompts import prompts_for
 from index.corpora.record import LabelState
 from retrieval.engine import Answer, Hit, Query, SearchEngine
 from retrieval.filters import Selection, parse_condition, parse_where
-from retrieval.maps import FilmMap, draw_map
+from retrieval.maps import FilmMap, beyond_normal, draw_map
 from retrieval.page_tables import evaluation_table
 from retrieval.pages import note_without_ids, render_page
 from retrieval.pictures import film_picture
@@ -107,7 +107,9 @@ def _maps(engine: SearchEngine, answer: Answer) -> dict[str, FilmMap]:
         encoder = engine.encoder
     except MedretError:
         return {}
-    drawn = {hit.id: draw_map(encoder, hit.image_path, answer.vector, answer.query.vector) for hit in films if hit.image_path is not None}
+    space = answer.query.vector  # texts cannot be compared with films' features
+    direction = beyond_normal(engine, answer.vector) if space == "joint" else answer.vector
+    drawn = {hit.id: draw_map(encoder, hit.image_path, direction, space) for hit in films if hit.image_path is not None}
     return {id: one for id, one in drawn.items() if one is not None}
 
 
