@@ -16,7 +16,8 @@ from retrieval.tasks import LabelTask
 from retrieval.units import By, Judged
 
 _ROWS_AT_ONCE = 1 << 26  # 256 MiB of rankings in int32
-_DRAWN_AT_ONCE = 1 << 19  # counts: 2 MiB of float32
+_DRAWN_AT_ONCE = 1 << 17  # counts, which stay in a core's cache
+_FEWEST_AT_ONCE = 16  # resamples: a line of the cache
 
 Floats = NDArray[np.float64]
 Draws = NDArray[np.float32]
@@ -110,9 +111,9 @@ def redrawn_measures(
     relevant = np.bincount(owners[hits], minlength=len(draws)).astype(np.float32) @ draws  # (B,)
     depth = len(hits) if set(measures) & set(COMPLETE) else _deep_enough(owners, draws, max(ks))
     shown, whose = hits[:depth], owners[:depth]
-    at_once = max(1, _DRAWN_AT_ONCE // max(1, depth))
+    at_once = max(_FEWEST_AT_ONCE, _DRAWN_AT_ONCE // max(1, depth))
     parts = [
-        _measure(shown, draws[:, part][whose], relevant[part].astype(np.int64), measures, ks, denominator)
+        _measure(*_ranks(shown, whose, np.ascontiguousarray(draws[:, part])), relevant[part].astype(np.int64), measures, ks, denominator)
         for part in (slice(start, start + at_once) for start in range(0, len(relevant), at_once))
     ]
     return {name: np.where(relevant > 0, np.concatenate([part[name] for part in parts]), np.nan) for name in parts[0]}
@@ -126,18 +127,27 @@ def _deep_enough(owners: NDArray[np.int64], draws: Draws, k: int) -> int:
     return min(depth, len(owners))
 
 
+def _ranks(hits: NDArray[np.bool_], owners: NDArray[np.int64], draws: Draws) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How often each of the H relevant candidates was drawn, and the rank of its last copy: (H, B) each."""
+    at_once = max(1, _DRAWN_AT_ONCE // draws.shape[1])
+    reached, last = np.zeros(draws.shape[1], dtype=np.float32), [np.empty((0, draws.shape[1]), dtype=np.float32)]
+    for start in range(0, len(hits), at_once):
+        part = slice(start, start + at_once)
+        ranks = np.cumsum(draws.take(owners[part], axis=0), axis=0)  # (at_once, B)
+        last.append(ranks[hits[part]] + reached)
+        reached += ranks[-1]
+    return draws[owners[hits]].astype(np.int64), np.concatenate(last).astype(np.int64)
+
+
 def _measure(
-    hits: NDArray[np.bool_],
-    drawn: Draws,
+    times: NDArray[np.int64],
+    last: NDArray[np.int64],
     relevant: NDArray[np.int64],
     measures: Sequence[Measure],
     ks: Sequence[int],
     denominator: Denominator,
 ) -> dict[str, Floats]:
-    """As `redrawn_measures`, of (R, B) times that each candidate was drawn; 0 where nothing relevant was."""
-    places = np.flatnonzero(hits)
-    times = drawn[places].astype(np.int64)  # (H, B): of the relevant ones alone, as all that follows
-    last = np.cumsum(drawn, axis=0)[places].astype(np.int64)  # the rank of its last copy
+    """As `redrawn_measures`, of what `_ranks` returns; 0 where nothing relevant was drawn."""
     ahead = last - times
     least = np.maximum(relevant, 1)
     found: dict[str, Floats] = {}
