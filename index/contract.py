@@ -118,7 +118,7 @@ class _Tuner:
         return self._certificate(setting, interval, drawn)
 
     def _assured(self, setting: _Setting) -> _Setting:
-        """The setting with twice the candidates where a grade is aimed at: so few queries cannot tell it from ten times the misses."""
+        """The setting with twice the candidates where a grade is aimed at: a few queries cannot tell it from several times the misses."""
         candidates = min((2 if self.grade else 1) * setting.candidates, self.counts[-1])
         return _Setting(candidates, setting.effort)
 

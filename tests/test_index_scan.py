@@ -64,9 +64,12 @@ def test_candidates_do_not_depend_on_how_rows_and_queries_are_cut(monkeypatch):
     for at_once, queries in ((64, 37), (5000, 1024)):
         monkeypatch.setattr(scan, "_ROWS_AT_ONCE", ((1024, at_once),))
         monkeypatch.setattr(scan, "_QUERIES_AT_ONCE", queries)
+        monkeypatch.setattr(scan, "_ROWS_OF_ONE", at_once)
         monkeypatch.setattr(scan, "_POOLED", 1000)
         cut = stage_of(codes).candidates(asked, 40, None, None)
         assert all(np.array_equal(one, other) for one, other in zip(whole, cut, strict=True))
+        (alone,) = stage_of(codes).candidates(asked[:1], 40, None, None)
+        assert np.array_equal(alone, whole[0])
 
 
 def test_identical_rows_do_not_flood_the_candidates():

@@ -33,6 +33,8 @@ seen = [torch.get_num_threads()]
 other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
 other.start(); other.join()
 assert seen == [3, 3], seen
+torch.set_num_threads(1)
+assert count_workers() == 1  # a caller who computes with one thread is served by one
 child = os.fork()
 if child == 0:
     os._exit(0 if work_on([2], lambda part: part) == [2] else 1)
