@@ -1,6 +1,7 @@
 """Search over one kind of vector of one modality: planned, proposed by a first stage, ranked by the vectors in the shards."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from encoders.errors import MedretError
 from index.exact import MOST_EXCLUDED, ExactSearch, Found, Rows, Scores, most_excluded, queries_at_once
 from index.index_manifest import Certificate
-from index.kinds import KINDS
+from index.kinds import KINDS, load_faiss
 from index.late_stage import LateStage
 from index.planner import SearchPlan, exact_plan, plan_search
 from index.score_scale import ScoreScale
@@ -18,6 +19,7 @@ from index.shards import ShardTable
 from index.stages import FirstStage
 
 _VALUES_AT_ONCE = 1 << 18  # of vectors in float32: what is scored at a time stays in the processor's cache
+_WORTH_THREADS = 8  # parts of so many values: fewer are scored in the time that threads take to start
 _NORM_ERROR = 1e-2  # beyond float16 rounding: then the shard is damaged
 
 Mask = npt.NDArray[np.bool_]
@@ -218,9 +220,17 @@ class VectorIndex:
         scores = np.empty(len(rows), np.float32)
         at_once = max(_VALUES_AT_ONCE // self.dimension, 1)
         order = np.argsort(rows)  # neighbours in the file one after the other, and a row that many queries found only once
-        for start in range(0, len(rows), at_once):
-            places = order[start : start + at_once]
+        parts = [order[start : start + at_once] for start in range(0, len(rows), at_once)]
+
+        def estimate(places: Rows) -> None:
             scores[places] = np.einsum("ij,ij->i", self._fetch(rows[places]), queries[owners[places]])
+
+        if len(parts) < _WORTH_THREADS:
+            for places in parts:
+                estimate(places)
+        else:
+            with ThreadPoolExecutor(load_faiss().omp_get_max_threads()) as pool:
+                list(pool.map(estimate, parts))
         return scores
 
     def _fetch(self, rows: Rows) -> Scores:
