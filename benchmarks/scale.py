@@ -76,7 +76,7 @@ def measure(archive: Archive, kind: str, results: Results) -> dict[str, Any]:
         rate = len(queries) / median([seconds(partial(medret.search, queries, setting, CORES)) for _ in range(3)])
         plan = medret.index.plan(K, asker=asker)
         effort, candidates = (plan.effort, plan.candidates) if plan.how == "approximate" else (None, None)
-        expected = predict(kind, archive.table().rows, queries.shape[1], calibration, effort=effort, candidates=candidates)
+        expected = predict(kind, archive.table().rows, queries.shape[1], calibration, effort=effort, candidates=candidates, half=True)
         measured = {"setting": setting.words, "recall": recall, "p50": median(times), "p99": percentile(times, 99), "rate": rate}
         figures["askers"][asker] = {**measured, "predicted": asdict(expected)}
     medret.close()

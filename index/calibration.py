@@ -1,5 +1,6 @@
 """What this machine can do, measured in about two seconds: the rates that predictions of index.cost are made of."""
 
+import mmap
 import os
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ _GRAPH_ROWS = 6_000
 GRAPH_LINKS = 32
 GRAPH_BUILD_EFFORT = 64  # as index.faiss_stage builds them
 _GRAPH_EFFORT = 256
+_FETCHED = 256  # at a time
 _SECONDS = 0.15  # a rate is the best of what fits into this
 
 
@@ -30,7 +32,8 @@ class Calibration:
         code_bytes: Bytes a second of int8 codes that a single query is multiplied with, one thread.
         list_bytes: Bytes a second of scalar-quantised codes that FAISS scans for a single query, one thread.
         float_flops: float32 operations a second of a large matrix product, all threads (two a multiply-add).
-        gather_s: Seconds to fetch one 2 KiB vector at a random place and score it.
+        gather_s: Seconds to fetch one 512-d float32 vector at a random place of a table that no cache holds, check and score it.
+        half_gather_s: The same of a float16 vector, which is widened first.
         insert_s: Seconds to insert one vector into a graph of `graph_rows` (HNSW, 32 links): one thread's, shared by all threads.
         visit_s: Seconds a graph search takes for each unit of efSearch, one thread.
         graph_rows: Rows of that graph.
@@ -42,6 +45,7 @@ class Calibration:
     list_bytes: float
     float_flops: float
     gather_s: float
+    half_gather_s: float
     insert_s: float
     visit_s: float
     graph_rows: int
@@ -66,6 +70,7 @@ def calibrate() -> Calibration:
         list_bytes=_CODE_ROWS * _CODE_COLUMNS / _list_seconds(random),
         float_flops=_float_flops(vectors),
         gather_s=_gather_seconds(vectors, random),
+        half_gather_s=_gather_seconds(vectors.astype(np.float16), random),
         insert_s=insert_s,
         visit_s=visit_s,
         graph_rows=_GRAPH_ROWS,
@@ -130,13 +135,25 @@ def _float_flops(vectors: np.ndarray) -> float:
 
 
 def _gather_seconds(vectors: np.ndarray, random: np.random.Generator) -> float:
-    places = [random.integers(0, len(vectors), 1000) for _ in range(16)]
-    turn = iter(range(1 << 30))
+    """Seconds a vector, each fetched once in turn: a few fetched again and again would come from the processor's cache.
 
-    def gather() -> object:
-        return vectors[places[next(turn) % len(places)]].astype(np.float64) @ vectors[0].astype(np.float64)
+    They lie in small pages, as those of mapped files do: looking up where a page lies costs about as much as its bytes.
+    """
+    memory = mmap.mmap(-1, vectors.nbytes)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    paged = np.frombuffer(memory, vectors.dtype).reshape(vectors.shape)
+    paged[:] = vectors
+    query = vectors[0].astype(np.float32)
+    parts = np.split(random.permutation(len(vectors)), len(vectors) // _FETCHED)
 
-    return _one_thread(gather) / 1000
+    def gather() -> None:
+        for places in parts:
+            fetched = paged[places].astype(np.float32, copy=False)
+            np.einsum("ij,ij->i", fetched, fetched)
+            fetched @ query
+
+    return _one_thread(gather) / len(vectors)
 
 
 def _graph_seconds(random: np.random.Generator) -> tuple[float, float]:

@@ -4,9 +4,9 @@ Every formula is bytes or operations over a rate of `index.calibration`. With N 
 (a quarter of D, at least 64), c bytes a code, L lists of which n are probed, k' candidates:
 
     flat      a query reads         4 N D                                       at flat_bytes
-    scan      a query reads         N p                                         at code_bytes,  + k' gather_s
-    ivf       a query reads         4 L d + n/L N c                             at list_bytes,  + k' gather_s
-    hnsw      a query walks         efSearch log(N)/log(N0) visit_s x misses,                   + k' gather_s
+    scan      a query reads         N p                                         at code_bytes,  + k' gather_s D/512
+    ivf       a query reads         4 L d + n/L N c                             at list_bytes,  + k' gather_s D/512
+    hnsw      a query walks         efSearch log(N)/log(N0) visit_s x misses,                   + k' gather_s D/512
     a quantiser is fitted and run in 2 S D^2 + 25 D^3 + 2 N D p operations        at half of float_flops
     lists are made and filled in    16 T L d + 2 N L d (and 2 N D^2 to rotate)  at half of float_flops
     a product quantiser finds M codes a vector in N M 3e-8 s
@@ -41,6 +41,7 @@ _CODED = 3e-8  # seconds that all threads take to find one 4-bit code of a produ
 _QUERIES = 2 * 1500
 _SAMPLE = 40_000
 _CANDIDATES = {"scan": 50, "ivf-scan": 30, "ivf-pq": 100, "ivf-flat": 20, "ivf-rabitq": 1000, "hnsw": 1000}
+_CELLS_PROBED = 2.5  # times the root of their number
 _SMALL = 16e6  # bytes of vectors: no machine takes noticeable time for these
 
 
@@ -95,6 +96,7 @@ def predict(
     effort: int | None = None,
     candidates: int | None = None,
     compacted: int | None = None,
+    half: bool = False,
 ) -> Prediction:
     """Predict what an index of a kind costs.
 
@@ -106,6 +108,7 @@ def predict(
         effort: nprobe or efSearch; by default what recall 0.99 is likely to take.
         candidates: Rows ranked again; by default likewise.
         compacted: p; a quarter of D, at least 64, when not given.
+        half: Whether the stored vectors are float16, which are widened when they are fetched.
 
     Raises:
         MedretError: If the kind is not known.
@@ -115,7 +118,7 @@ def predict(
     count = min(_CANDIDATES.get(kind.name, 200) if candidates is None else candidates, rows)
     certify = 2 * _QUERIES * rows * dimension / (_HALF * calibration.float_flops)
     compacting = _compacting(rows, dimension, width) / (_HALF * calibration.float_flops) if kind.compact else 0.0
-    last = _OVERHEAD + count * calibration.gather_s * dimension / 512
+    last = _OVERHEAD + count * (calibration.half_gather_s if half else calibration.gather_s) * dimension / 512
     whole = 4.0 * rows * dimension
     if kind.exact:
         latency = _OVERHEAD + whole / calibration.flat_bytes
@@ -149,7 +152,7 @@ def _faiss_cost(
     kind: IndexKind, rows: int, dimension: int, width: int, effort: int | None, calibration: Calibration
 ) -> tuple[int | None, float, float, float]:
     """The effort, the bytes held, the seconds a query and the seconds to build of a FAISS first stage."""
-    factory = fill_factory(kind.factory or "", width, count_lists(rows))
+    factory = fill_factory(kind.factory or "", width, count_lists(rows, kind.cells))
     code = code_bytes(factory, width)
     rate = _HALF * calibration.float_flops
     rotating = 2.0 * rows * width**2 / rate if re.search(r"\b(RR|OPQ|PCA|ITQ)", factory) else 0.0
@@ -162,7 +165,7 @@ def _faiss_cost(
         return effort, held, min(effort, rows) * max(depth, 0.3) * calibration.visit_s * max(width / 128, 0.5), building
     if named := re.search(r"IVF(\d+)", factory):
         lists = int(named[1])
-        effort = min(round(4 * math.sqrt(lists)) if effort is None else effort, lists)
+        effort = min(round((_CELLS_PROBED if kind.cells else 4) * math.sqrt(lists)) if effort is None else effort, lists)
         held = rows * (code + 8) + 4.0 * lists * width
         training = 16.0 * min(rows, 64 * lists) * lists * width
         building = rotating + coding + (training + 2.0 * rows * lists * width) / rate

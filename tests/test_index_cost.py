@@ -21,6 +21,7 @@ MACHINE = Calibration(
     list_bytes=10e9,
     float_flops=200e9,
     gather_s=5e-7,
+    half_gather_s=1e-6,
     insert_s=2e-5,
     visit_s=4e-7,
     graph_rows=6000,
@@ -41,6 +42,12 @@ def test_a_scan_reads_a_quarter_of_the_dimensions_in_bytes():
 
     assert scan.mapped_bytes == scan.disk_bytes == 601_000 * 128
     assert scan.latency_s == pytest.approx(601_000 * 128 / 25e9 + 50 * 5e-7, abs=2e-4)
+
+
+def test_fetched_rows_cost_what_their_dtype_and_length_say():
+    few, many = (predict("ivf-pq", 601_000, 768, MACHINE, candidates=count, half=True).latency_s for count in (50, 550))
+
+    assert many - few == pytest.approx(500 * 1e-6 * 768 / 512)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -82,6 +89,7 @@ def test_the_machine_is_measured_within_plausible_bounds():
     assert 0.5e9 < measured.code_bytes < 1e12
     assert 1e9 < measured.float_flops < 1e14
     assert 1e-8 < measured.gather_s < 1e-4
+    assert 1e-8 < measured.half_gather_s < 1e-4
 
 
 @pytest.mark.parametrize(
