@@ -72,6 +72,21 @@ def test_a_certificate_says_what_brute_force_counts(archive, kind):
         assert 0 < one.p50_ms <= one.p99_ms
 
 
+def test_a_scan_takes_twice_the_candidates_that_its_tuning_queries_need(archive):
+    """Needed is the place, in the order of the codes' products, of the last of the ten best by brute force."""
+    index = build(archive, "scan")
+    sample = sample_of(draw(100, seed=6))
+    everything = np.concatenate(archive.table("images").blocks("joint"))
+    ranked = [own.tolist() for own in index.stage.candidates(sample.tune, 500, None, None)]
+    right = np.argsort(-(sample.tune @ everything.T), axis=1)[:, :10].tolist()
+    needed = max(own.index(row) + 1 for own, rows in zip(ranked, right, strict=True) for row in rows)
+
+    (certificate,) = certify(index, {"image": sample}, 0.9, ks=(10,))
+
+    assert certificate.recall == 1
+    assert 2 * needed <= certificate.candidates <= 6 * needed
+
+
 def test_settings_are_no_dearer_than_the_target_needs(archive):
     """A lower target is met with less effort, or at least not with more."""
     index = build(archive, "ivf-flat")
