@@ -10,7 +10,7 @@ from retrieval.engine import SearchEngine
 from retrieval.matches import exact_scores
 from retrieval.metrics import ranked_relevance
 from retrieval.tasks import LabelTask
-from retrieval.units import By, Judged, galleries, number_units, unit_masks
+from retrieval.units import By, Judged, number_units, searched_galleries, unit_masks
 
 _SCORES_AT_ONCE = 1 << 26  # 256 MiB of float32
 
@@ -40,7 +40,7 @@ def rank_all(engine: SearchEngine, task: LabelTask, judged: Judged, by: By = "im
     units = number_units(table, by)
     allowed = np.flatnonzero(task.allowed)
     allowed = allowed[np.argsort(np.array(table.ids(allowed), dtype=object), kind="stable")]  # so that places order equal scores
-    for gallery, members in galleries(task):
+    for gallery, members, shared in searched_galleries(task):
         rows = allowed[gallery[allowed]]
         held = unit_masks(task, gallery, units) if by == "study" else task.relevance.positive
         items, places = np.unique(task.items[members], return_inverse=True)
@@ -54,9 +54,15 @@ def rank_all(engine: SearchEngine, task: LabelTask, judged: Judged, by: By = "im
             for item, mine, row in zip(some.tolist(), asking[start : start + at_once], scores, strict=True):
                 struck = rows[:0] if judged.left_out is None else place[judged.left_out[item]]
                 ranked = _in_order(row, rows, struck[struck >= 0])
-                ranked = ranked if by == "image" else _first_of_units(ranked, units)
-                asked = task.asked[mine]
-                yield Ranked(mine, ranked, ranked_relevance(np.broadcast_to(ranked, (len(mine), len(ranked))), asked, held, task.exact))
+                for some_of_it in [mine] if shared else mine[:, None]:
+                    asked, found = task.asked[some_of_it], ranked
+                    if not shared:
+                        own = task.gallery(asked[0])
+                        found = ranked[(ranked >= 0) & own[ranked]]
+                        held = unit_masks(task, own, units) if by == "study" else held
+                    found = found if by == "image" else _first_of_units(found, units)
+                    repeated = np.broadcast_to(found, (len(asked), len(found)))
+                    yield Ranked(some_of_it, found, ranked_relevance(repeated, asked, held, task.exact))
 
 
 def _in_order(scores: NDArray[np.float32], rows: Rows, struck: Rows) -> NDArray[np.int32]:

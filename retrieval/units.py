@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from retrieval.answers import Ranking
 from retrieval.engine import SearchEngine
-from retrieval.metrics import count_relevant, ranked_relevance
+from retrieval.metrics import MOST_FINDINGS, count_relevant, ranked_relevance
 from retrieval.owners import Groups, same_owner_rows
 from retrieval.tasks import LabelTask
 
@@ -72,13 +73,14 @@ def judge(engine: SearchEngine, task: LabelTask, k: int, by: By = "image", exclu
         vectors=vectors,
         left_out=left_out,
     )
+    for gallery, members, shared in searched_galleries(task):
+        ranked = _rank(engine, task, judged, members, gallery, shared, units if by == "study" else None)
+        judged.rows[members], judged.cosines[members] = ranked
     for gallery, members in galleries(task):
         items, places = np.unique(task.items[members], return_inverse=True)
         excluded = None if left_out is None else [left_out[item] for item in items]
-        ranked = _rank_units(engine, task, vectors[items], k, gallery, excluded, units if by == "study" else None)
         masks = unit_masks(task, gallery, units) if by == "study" else task.relevance.positive
-        judged.rows[members], judged.cosines[members] = ranked.rows[places], ranked.scores[places]
-        judged.relevance[members] = ranked_relevance(ranked.rows[places], task.asked[members], masks, task.exact)
+        judged.relevance[members] = ranked_relevance(judged.rows[members], task.asked[members], masks, task.exact)
         judged.relevant[members], judged.candidates[members] = _count(task, gallery, members, units, masks, excluded, places)
     return judged
 
@@ -91,6 +93,19 @@ def galleries(task: LabelTask) -> Iterator[tuple[NDArray[np.bool_], Rows]]:
     for packed, masks in groups.items():
         gallery = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=len(task.allowed)).astype(np.bool_)
         yield gallery, np.flatnonzero(np.isin(task.asked, masks))
+
+
+def searched_galleries(task: LabelTask) -> Iterator[tuple[NDArray[np.bool_], Rows, bool]]:
+    """The candidates to search among, with the queries to search for, and whether these share just those candidates.
+
+    As `galleries`, unless there are more of them than findings can make: one search for all is then quicker than one for each, and
+    every query leaves out what is not in its own.
+    """
+    found = list(islice(galleries(task), MOST_FINDINGS + 1))
+    if len(found) > MOST_FINDINGS:
+        yield task.allowed, np.arange(len(task.items)), False
+    else:
+        yield from ((gallery, members, True) for gallery, members in found)
 
 
 def _left_out(engine: SearchEngine, task: LabelTask, units: Rows, by: By, same_patient: bool) -> list[Rows] | None:
@@ -115,36 +130,32 @@ def _left_out(engine: SearchEngine, task: LabelTask, units: Rows, by: By, same_p
     return left_out
 
 
-def _rank_units(
-    engine: SearchEngine,
-    task: LabelTask,
-    vectors: NDArray[np.float32],
-    k: int,
-    gallery: NDArray[np.bool_],
-    excluded: Sequence[Rows] | None,
-    units: Rows | None,
+def _rank(
+    engine: SearchEngine, task: LabelTask, judged: Judged, members: Rows, gallery: NDArray[np.bool_], shared: bool, units: Rows | None
 ) -> Ranking:
-    """The (U, k) best rows; with units the best row of each of the k best units: the first in which the unit appears."""
-    if units is None:
-        return engine.rank(vectors, task.find, k, task.vector, allowed=gallery, exclude=excluded)
-    reachable = int(np.count_nonzero(gallery))
-    crowd = reachable / max(1, len(np.unique(units[gallery])))  # images of a study, on average
-    best = Ranking(np.full((len(vectors), k), -1, dtype=np.int64), np.full((len(vectors), k), np.nan, dtype=np.float32))
-    short, width = np.arange(len(vectors)), math.ceil(1.5 * k * crowd)
+    """The best rows of each of some queries, (len(members), k); with units the best row of each of the k best units."""
+    k = judged.rows.shape[1]
+    best = Ranking(np.full((len(members), k), -1, dtype=np.int64), np.full((len(members), k), np.nan, dtype=np.float32))
+    crowd = 1.0 if units is None else np.count_nonzero(gallery) / max(1, len(np.unique(units[gallery])))  # images of a study, on average
+    short, width = np.arange(len(members)), k if units is None and shared else math.ceil(1.5 * k * crowd)
     while len(short):
-        some = None if excluded is None else [excluded[query] for query in short.tolist()]
-        ranked = engine.rank(vectors[short], task.find, width, task.vector, allowed=gallery, exclude=some)
-        for query, rows, scores in zip(short.tolist(), *ranked, strict=True):
-            firsts = _first_of_each(rows, units, k)
-            best.rows[query, : len(firsts)], best.scores[query, : len(firsts)] = rows[firsts], scores[firsts]
-        short = short[(best.rows[short, -1] < 0) & (ranked.rows[:, -1] >= 0)]  # too few units, and there may be more
+        items, places = np.unique(task.items[members[short]], return_inverse=True)
+        gone = None if judged.left_out is None else [judged.left_out[item] for item in items.tolist()]
+        ranked = engine.rank(judged.vectors[items], task.find, width, task.vector, allowed=gallery, exclude=gone)
+        for query, place in zip(short.tolist(), places.tolist(), strict=True):
+            rows = ranked.rows[place]
+            kept = rows >= 0 if shared else (rows >= 0) & task.gallery(task.asked[members[query]])[rows]
+            first = np.flatnonzero(kept) if units is None else _first_of_each(kept, units[rows])
+            best.rows[query, : len(first[:k])], best.scores[query, : len(first[:k])] = rows[first[:k]], ranked.scores[place, first[:k]]
+        short = short[(best.rows[short, -1] < 0) & (ranked.rows[places, -1] >= 0)]  # too few, and there may be more
         width *= 4
     return best
 
 
-def _first_of_each(row: Rows, units: Rows, k: int) -> Rows:
-    """The places in a ranking at which one of the first k units appears for the first time."""
-    return np.sort(np.unique(units[row[row >= 0]], return_index=True)[1])[:k]
+def _first_of_each(kept: NDArray[np.bool_], units: Rows) -> Rows:
+    """The places, ascending, at which a unit appears for the first time among those kept."""
+    places = np.flatnonzero(kept)
+    return places[np.sort(np.unique(units[places], return_index=True)[1])]
 
 
 def unit_masks(task: LabelTask, gallery: NDArray[np.bool_], units: Rows) -> NDArray[np.unsignedinteger]:

@@ -201,3 +201,29 @@ def test_queries_of_one_patient_have_no_interval():
 
     assert found.directions["d"].protocol["interval"] == "none: fewer than two patients"
     assert found.to_dict()["metrics"]["P@5"] == {"value": pytest.approx(0.3), "chance": 0}
+
+
+@pytest.mark.parametrize("by", ["image", "study"])
+@pytest.mark.parametrize("rule", ["any", "finding"])
+def test_one_search_for_many_galleries_finds_what_one_for_each_does(tmp_path, monkeypatch, by, rule):
+    """Where doubtful labels leave each query candidates of its own."""
+    engine = corpus_engine(tmp_path, seed=2)
+    task = label_task(engine, "image-image", uncertain="ignore", rule=rule)
+    each = judge(engine, task, 9, by)
+
+    def ranked():
+        found = rank_all(engine, task, each, by)
+        return {
+            query: (rows[rows >= 0].tolist(), row[rows >= 0].tolist())
+            for members, rows, hits in found
+            for query, row in zip(members.tolist(), hits, strict=True)
+        }
+
+    alone = ranked()
+    monkeypatch.setattr("retrieval.units.MOST_FINDINGS", 0)
+
+    together = judge(engine, task, 9, by)
+
+    for name in ("rows", "relevance", "relevant", "candidates", "cosines"):
+        np.testing.assert_array_equal(getattr(together, name), getattr(each, name), err_msg=name)
+    assert ranked() == alone
