@@ -23,7 +23,7 @@ def similarity_map(encoder: DualEncoder, film: Tensor, direction: Tensor, vector
     LayerCAM at two depths: at each place of a network's map, the sum over channels of activation times gradient of the
     score, as far as it is positive; activations count from their median over the film, since zero means nothing where no
     ReLU made it. The network's last maps are left alone: their cells have seen the whole film, and on
-    phantoms with known findings the last points at them hardly more often than chance (benchmarks/RESULTS.md). The film is
+    phantoms with known findings the last points at them less than half as often (benchmarks/RESULTS.md). The film is
     shifted towards each corner and the four maps are averaged, as a cell is coarse beside a finding.
 
     It shows what this encoder reacted to and not what a reader would look at: it is no segmentation, says nothing of

@@ -41,7 +41,7 @@ def beyond_normal(engine: "SearchEngine", query: NDArray[np.float32]) -> NDArray
     """What a query says beyond what the built-in prompts say of a normal film: the direction that its maps follow.
 
     Without this a map also shows what makes the film like any chest film; on phantoms its peak then misses the finding
-    two to three times as often (benchmarks/RESULTS.md).
+    five times as often (benchmarks/RESULTS.md).
 
     Args:
         engine: Encodes the prompts.
@@ -51,7 +51,8 @@ def beyond_normal(engine: "SearchEngine", query: NDArray[np.float32]) -> NDArray
         (D,) float32, the query less the unit mean of the prompts.
     """
     normal = engine.encode_texts(prompts_for("No Finding")).mean(axis=0)
-    return query - normal / np.linalg.norm(normal)
+    beyond: NDArray[np.float32] = query - normal / np.linalg.norm(normal)
+    return beyond
 
 
 def draw_map(encoder: "DualEncoder", path: Path, direction: NDArray[np.float32], vector: str = "joint") -> FilmMap | None:

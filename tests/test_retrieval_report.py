@@ -19,7 +19,7 @@ from retrieval.answers import Answer, Query
 from retrieval.encoding import encode_films
 from retrieval.evaluation import evaluate_label_precision
 from retrieval.filters import parse_condition
-from retrieval.maps import draw_map
+from retrieval.maps import beyond_normal, draw_map
 from retrieval.report import render_answers, render_evaluation
 from retrieval.result_tables import figure, plain_value, render_result
 from retrieval.tables import encoding_notes, render_answer, render_encoding, render_metrics
@@ -144,11 +144,21 @@ def test_maps_lie_over_the_films_with_their_peaks_where_the_query_differs(tmp_pa
 
         drawn = draw_map(encoder, tmp_path / f"film{number}.png", query / np.linalg.norm(query))
 
-        assert (drawn.left * 1.6, drawn.top * 1.2) == pytest.approx((column, row), abs=12 + 10)  # the square, and half a coarse cell
+        assert (drawn.left * 1.6, drawn.top * 1.2) == pytest.approx((column, row), abs=12 + 5)  # the square, and half a coarse cell
         overlay = Image.open(io.BytesIO(base64.b64decode(drawn.picture.partition(",")[2])))
         assert overlay.size == (140, 105)
         opacity = np.asarray(overlay.convert("RGBA"))[..., 3]
         assert opacity[round(drawn.top * 1.05 - 0.5), round(drawn.left * 1.4 - 0.5)] == opacity.max() > 100
+
+
+def test_maps_follow_what_a_query_says_beyond_the_prompts_for_a_normal_film(engine, monkeypatch):
+    """The unit mean of three prompts along one axis and four along another is (0.6, 0.8)."""
+    axes = np.array([[1, 0, 0, 0]] * 3 + [[0, 1, 0, 0]] * 4, np.float32)
+    monkeypatch.setattr(engine, "encode_texts", lambda texts: axes)
+
+    beyond = beyond_normal(engine, np.array([1, 0, 0, 0], np.float32))
+
+    assert beyond == pytest.approx([0.4, -0.8, 0, 0])
 
 
 def test_report_text_is_escaped(engine):
