@@ -12,7 +12,7 @@ forward  the networks alone: see forward_passes.py.
 
 Films are phantoms, enlarged, with as much grain as makes files as large as MIMIC-CXR-JPG's (2,500 x 3,000, quality 95) and
 CheXpert-small's (390 x 320) are; DICOM has 12 bits in four transfer syntaxes; --dicom adds real films. Threads all use all cores.
-On 2 cores: decode 7 min, encode 5 min, forward 5 min; the films are made once, in 4 min, and take 1.5 GB.
+On 2 cores: decode 7 min, encode 5 min, forward 4 min; the films are made once, in 4 min, and take 1.5 GB.
 """
 
 import json
