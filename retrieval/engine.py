@@ -16,6 +16,7 @@ from index.planner import SearchPlan, exact_plan
 from retrieval.answering import answer_queries
 from retrieval.answers import Answer, Hit, Query, Ranking
 from retrieval.candidates import Candidates
+from retrieval.early_texts import fold
 from retrieval.encoding import encode_labels
 from retrieval.query_films import QueryFilms
 from retrieval.query_texts import QueryTexts, check_encoder
@@ -206,7 +207,7 @@ class SearchEngine:
         Raises:
             MedretError: If a text is blank.
         """
-        folded = [" ".join(text.split()) for text in texts]
+        folded = fold(texts)
         if not all(folded):
             raise MedretError("the query text is empty; give a finding or a report in plain words")
         return self.texts.encode(folded, vector, batch_size)

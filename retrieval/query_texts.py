@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from encoders.export import Export
     from encoders.plain_text import PlainText
     from index.folder import OpenedIndex
+    from retrieval.early_texts import EarlyTexts
 
 _log = logging.getLogger(__name__)
 
@@ -30,11 +31,15 @@ class QueryTexts:
     Args:
         opened: The index.
         load: Returns its encoder, which takes seconds for the first time.
+
+    Attributes:
+        early: Where some of the texts are being encoded already.
     """
 
     def __init__(self, opened: "OpenedIndex", load: Callable[[], "DualEncoder"]) -> None:
         self._opened, self._load = opened, load
-        self._plain: PlainText | None = None
+        self.early: EarlyTexts | None = None
+        self._plain: PlainText | EarlyTexts | None = None
         self._opening = threading.Lock()
 
     def encode(self, texts: Sequence[str], vector: str = "joint", batch_size: int = 64) -> NDArray[np.float32]:
@@ -56,17 +61,20 @@ class QueryTexts:
         """How many tokens the encoder reads."""
         return self._tokenised().max_tokens
 
-    def _tokenised(self) -> "PlainText | DualEncoder":
+    def _tokenised(self) -> "PlainText | EarlyTexts | DualEncoder":
         """What knows how long texts are."""
         return self._load() if why_torch(self._opened.manifest.text_encoder, "text", 1, MOST) else self._open()
 
-    def _open(self) -> "PlainText":
+    def _open(self) -> "PlainText | EarlyTexts":
         with self._opening:
             if self._plain is None:
-                from encoders.plain_text import PlainText
-
                 check_encoder(self._opened)
-                self._plain = PlainText(self._opened.encoder_folder)
+                if self.early is not None and self.early.folder == self._opened.encoder_folder:
+                    self._plain = self.early
+                else:
+                    from encoders.plain_text import PlainText
+
+                    self._plain = PlainText(self._opened.encoder_folder)
             return self._plain
 
 

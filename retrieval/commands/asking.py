@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -99,6 +100,11 @@ def query(
         raise typer.BadParameter("--best-sentence goes with --find images or reports")
     if min_score is not None and min_score != min_score:
         raise typer.BadParameter("--min-score is not a number")
+    early = None
+    if queries is None and encoder is None and "numpy" not in sys.modules:  # a process that has just begun
+        from retrieval.early_texts import begin_early
+
+        early = begin_early(index_dir, text or ())
     shared: dict[str, Any] = {
         "without": tuple(without or ()),
         "find": find,
@@ -120,6 +126,7 @@ def query(
         shared["best_sentence"] = True
     with told(verbose):
         engine = _load(index_dir, encoder, device)
+        engine.texts.early = early
         if queries is not None and out is not None:
             _answer_file(engine, queries, out, shared, explain)
         else:

@@ -1,0 +1,55 @@
+"""Texts encoded in a forked process: the same vectors, and what goes wrong there is done and named here."""
+
+import os
+
+import numpy as np
+import pytest
+
+from encoders.checkpoint import TOKENIZER, save_checkpoint
+from encoders.dual import build_encoder
+from encoders.errors import MedretError
+from encoders.plain_text import PlainText
+from retrieval.early_texts import EarlyTexts
+
+TEXTS = ["left lung  effusion", "edema " * 40]
+FOLDED = ["left lung effusion", " ".join(["edema"] * 40)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_checkpoint(build_encoder(texts=TEXTS * 3, size=32, dimension=16, max_tokens=24).eval(), tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+def test_vectors_and_cuts_are_those_of_this_process_bit_for_bit(folder):
+    plain, early = PlainText(folder), EarlyTexts(folder, TEXTS)
+
+    for found, expected in zip(early.encode(FOLDED), plain.encode(FOLDED), strict=True):
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == np.float32
+    assert early.is_cut(TEXTS) == [False, True]
+    assert early.max_tokens == 24
+
+
+def test_other_texts_are_encoded_here(folder):
+    early = EarlyTexts(folder, TEXTS)
+
+    np.testing.assert_array_equal(early.encode(["edema"])[0], PlainText(folder).encode(["edema"])[0])
+    assert early.is_cut(["edema"]) == [False]
+
+
+def test_what_fails_there_is_named_here(folder, capfd):
+    (folder / TOKENIZER).write_text("{")
+    early = EarlyTexts(folder, TEXTS)
+
+    with pytest.raises(MedretError, match="no readable tokenizer"):
+        early.encode(FOLDED)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_file_stays_open(folder):
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208 (a list of names)
+
+    EarlyTexts(folder, TEXTS).encode(FOLDED)
+
+    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
