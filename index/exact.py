@@ -23,6 +23,7 @@ MOST_EXCLUDED = 256  # a query that leaves out more rows than this is answered b
 _VALUES_AT_ONCE = 1 << 18  # of vectors in float64: what is scored at a time stays in the processor's cache
 _SCORES_AT_ONCE = 1 << 24  # of a scan: 64 MiB
 _VALUES_WORTH_THREADS = 1 << 20  # stored ones: fewer are compared in the time that threads take to start
+_VALUES_READ_AGAIN = 1 << 20  # at a time, for each of a few queries: 4 MiB
 _ROWS_WIDENED = 256  # at a time: they stay in the processor's cache
 _HALF_EXPONENT = 0x7C00
 _SIGN_EXPONENT_FRACTION = np.int32(-0x70000001)  # all but what the sign was copied to
@@ -166,10 +167,21 @@ class ExactSearch:
         return rows[None, order], scores[None, order]
 
     def _knn(self, queries: npt.NDArray[np.float32], block: npt.NDArray[np.float32], k: int) -> tuple[Scores, Rows]:
-        """Return the (Q, k) float32 scores, best first, and places of the k best vectors of a block."""
+        """Return float32 scores and places, (Q, k or more), of the k best vectors of a block, and perhaps of others.
+
+        For so few queries that FAISS takes no matrix product, it reads the block once for each: so they are given pieces of it
+        that stay in the processor's cache.
+        """
         faiss = load_faiss()
-        scores, places = faiss.knn(queries, block, k, metric=faiss.METRIC_INNER_PRODUCT)
-        return scores, places
+        read_again = 1 < len(queries) < faiss.cvar.distance_compute_blas_threshold
+        at_once = max(_VALUES_READ_AGAIN // self.dimension, 1) if read_again else len(block)
+        scores, places = [], []
+        for first in range(0, len(block), at_once):
+            piece = block[first : first + at_once]
+            own, inside = faiss.knn(queries, piece, min(k, len(piece)), metric=faiss.METRIC_INNER_PRODUCT)
+            scores.append(own)
+            places.append(inside + first)
+        return np.concatenate(scores, axis=1), np.concatenate(places, axis=1)
 
     def _searched(
         self, allowed: npt.NDArray[np.bool_] | None, shards: Iterable[int] | None = None

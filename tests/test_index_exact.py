@@ -53,8 +53,10 @@ def collections(draw):
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(collections(), st.booleans())
-def test_a_search_finds_what_sorting_all_scores_and_ids_finds(collection, side_by_side):
+def test_a_search_finds_what_sorting_all_scores_and_ids_finds(collection, cut):
+    """Also where shards are searched side by side, and piece by piece."""
     vectors, exact, ids, cuts, dtype, random = collection
+    limits = {"_VALUES_WORTH_THREADS": 0, "_VALUES_READ_AGAIN": 40} if cut else {}
     count = len(vectors)
     found_by = opened(vectors, ids, cuts, dtype)
     stored = vectors.astype(dtype).astype(np.float32)
@@ -64,7 +66,7 @@ def test_a_search_finds_what_sorting_all_scores_and_ids_finds(collection, side_b
         allowed = random.random(count) < part
         excluded = [random.integers(0, count, random.integers(0, count)) for _ in queries]
 
-        with mock.patch.object(index.exact, "_VALUES_WORTH_THREADS", 0 if side_by_side else 1 << 20), faiss_threads(3):
+        with mock.patch.dict(vars(index.exact), limits), faiss_threads(3):
             found = found_by.search(queries, k, allowed=allowed, excluded=excluded)
 
         for query, left_out, (rows, scores) in zip(queries, excluded, found, strict=True):
