@@ -111,15 +111,15 @@ def _with_intervals(result: DirectionResult, resamples: int, confidence: float, 
     if each is None:
         return result
     groups = _groups(each)
-    if each.redraw is None:
-        count, whose, stays = len(np.unique(each.units)), each.unit, "that ask; candidates stay"
-        drawn = _resample(each, groups, resamples, seed)
-    else:
+    count, whose = len(np.unique(each.units)), "patients who ask" if each.unit == "patients" else each.unit
+    scores: Mapping[str, Floats] = {}
+    if count and each.redraw is not None:
         count, scores = each.redraw(resamples, seed)
-        drawn = {name: _with_macro(_over_queries(values, groups, name), len(groups.findings)) for name, values in scores.items()}
-        whose, stays = "patients", "of the candidates; prompts stay"
+        whose = "patients among the candidates"
     if count < 2:
         return replace(result, protocol={**result.protocol, "interval": f"none: fewer than two {whose}"})
+    drawn = {name: _with_macro(_over_queries(values, groups, name), len(groups.findings)) for name, values in scores.items()}
+    drawn = drawn or _resample(each, groups, resamples, seed)
     ends = {name: _ends(values, confidence, name) for name, values in drawn.items()}
     classes, views = list(groups.findings), list(groups.views)
     places = {"micro": 0, "macro": 1 + len(classes) + len(views)}
@@ -128,7 +128,7 @@ def _with_intervals(result: DirectionResult, resamples: int, confidence: float, 
     def placed(figures: Figures, place: int) -> dict[str, Score]:
         return {name: replace(score, low=ends[name][0][place], high=ends[name][1][place]) for name, score in figures.items()}
 
-    said = f"{confidence:.0%} of {resamples} resamples of {count} {whose} ({stays}), seed {seed}"
+    said = f"{confidence:.0%} of {resamples} resamples of {count} {whose}, seed {seed}"
     return replace(
         result,
         protocol={**result.protocol, "interval": said},

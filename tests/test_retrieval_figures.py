@@ -181,7 +181,7 @@ def test_intervals_are_those_of_a_slow_bootstrap_over_patients(average):
         assert [of_b.low, of_b.high] == interval(name, lambda row, over=over: over(row, findings == 1))
         of_view = found.per_view["PA"][1][name]
         assert [of_view.low, of_view.high] == interval(name, lambda row, over=over: over(row, np.array(views) == "PA"))
-    assert found.protocol["interval"] == "95% of 200 resamples of 7 patients (that ask; candidates stay), seed 3"
+    assert found.protocol["interval"] == "95% of 200 resamples of 7 patients who ask, seed 3"
 
 
 def test_the_interval_of_independent_queries_is_that_of_the_normal_distribution():
@@ -199,7 +199,7 @@ def test_queries_of_one_patient_have_no_interval():
     each = queries({"P@5": np.array([0.2, 0.4])}, [7, 7], [0, 0])
     found = add_intervals(EvaluationResult(benchmark="x", directions={"d": direction_result(each, {}, 5)}))
 
-    assert found.directions["d"].protocol["interval"] == "none: fewer than two patients"
+    assert found.directions["d"].protocol["interval"] == "none: fewer than two patients who ask"
     assert found.to_dict()["metrics"]["P@5"] == {"value": pytest.approx(0.3), "chance": 0}
 
 

@@ -75,7 +75,7 @@ def test_figures_of_redrawn_galleries_leave_out_the_queries_that_nothing_answers
     result = EvaluationResult(benchmark="x", directions={"d": direction_result(each, {"average": "findings"}, 5)})
     found = add_intervals(result, resamples=5).directions["d"]
 
-    assert found.protocol["interval"] == "95% of 5 resamples of 8 patients (of the candidates; prompts stay), seed 0"
+    assert found.protocol["interval"] == "95% of 5 resamples of 8 patients among the candidates, seed 0"
     macro = [0.2, (0.2 + 0.8) / 2, (0.3 + 0.6) / 2, 0.5, 0.7]
     assert [found.metrics["P@5"].low, found.metrics["P@5"].high] == pytest.approx(np.quantile(macro, [0.025, 0.975]))
     of_a = found.per_class["a"][1]
