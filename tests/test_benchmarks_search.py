@@ -12,7 +12,7 @@ from clock import cached_share, forget, in_turns, resident
 from contenders import Contender, Setting, Truth, find_truth
 from peers import autofaiss_choice, usual_lists
 from results_file import Results
-from search import choose
+from search import choose, verdict
 
 from index.shards import open_shards
 
@@ -88,8 +88,25 @@ def test_the_fastest_setting_that_reaches_the_recall_is_chosen():
     truth = find_truth(vectors, queries)
 
     assert choose(Ladder(), "image", queries, vectors, truth)[0].words == "d"
+    assert choose(Ladder(), "image", queries, vectors, truth, 0.8)[0].words in ("b", "c")
     short = Truth(np.full((3, 10), 15), np.full((3, 10), 2.0))  # what nobody finds
     assert choose(Ladder(), "image", queries, vectors, short)[1] == 0
+
+
+def test_peers_are_also_compared_where_they_find_as_much():
+    def one(recall, p50, ours, **more):
+        asked = {"recall": recall, "p50": p50, "rates": {"1": 1.0}}
+        return {"build": 9.0, "medret": ours, "askers": {"image": {**asked, **more}}}
+
+    same = {"setting": "nprobe 128", "recall": 0.996, "p50": 0.003}
+    found = {"medret x": one(0.995, 0.002, True), "a": one(0.991, 0.001, False, same=same)}
+
+    said = verdict(found, "image")
+
+    assert "latency: medret x is 0.50 × as fast as a" in said
+    assert "as medret x (0.9950), a takes 3.00 ms (nprobe 128; 0.9960): medret x is 1.50 × as fast" in said
+    found["a"]["askers"]["image"]["same"] = {**same, "recall": 0.9949}
+    assert "None of them finds as much as medret x does (0.9950)." in verdict(found, "image")
 
 
 def test_figures_are_kept_and_those_of_something_else_refused(tmp_path):
