@@ -119,8 +119,13 @@ class _Tuner:
 
     def _assured(self, setting: _Setting) -> _Setting:
         """The setting with twice the candidates where a grade is aimed at: a few queries cannot tell it from several times the misses."""
-        candidates = min((2 if self.grade else 1) * setting.candidates, self.counts[-1])
-        return _Setting(candidates, setting.effort)
+        if not self.grade:
+            return setting
+        needed = setting.candidates
+        fewer = max((count for count in self.counts if count < needed), default=needed)
+        middle = _Setting(round(sqrt(fewer * needed)), setting.effort)
+        needed = middle.candidates if self._passes(middle) else needed
+        return _Setting(min(2 * needed, self.counts[-1]), setting.effort)
 
     def _certificate(self, setting: _Setting, interval: Interval, drawn: str) -> Certificate:
         seconds = self._seconds(self.held.take(slice(_TIMED)), setting)
