@@ -68,6 +68,7 @@ class ExactSearch:
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         self.check(queries, k, allowed, excluded)
+        self.table.read_ahead(self.vector)
         found: list[Found] = []
         at_once = queries_at_once(min(_wanted(k, MOST_EXCLUDED), self.rows))
         for start in range(0, len(queries), at_once):

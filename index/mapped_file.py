@@ -4,13 +4,14 @@ import ctypes
 import mmap
 import os
 import weakref
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
-_WILL_NEED = 3  # MADV_WILLNEED
+_WILL_NEED, _POPULATE_READ = 3, 22  # MADV_: the second of Linux 5.14
 _FAILED = ctypes.c_void_p(-1).value  # MAP_FAILED
 
 
@@ -33,10 +34,13 @@ def map_file(path: Path) -> memoryview:
     return memoryview(mapped).toreadonly()
 
 
-def will_need(block: npt.NDArray[Any]) -> None:
-    """Advise the system that a mapped array will be read; it may not heed that, and nothing depends on it."""
-    start = block.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
-    _libc().madvise(start, block.ctypes.data + block.nbytes - start, _WILL_NEED)
+def read_ahead(blocks: Iterable[npt.NDArray[Any]]) -> None:
+    """Have mapped arrays read and mapped, other threads going on meanwhile; a system that cannot is advised to read them soon."""
+    for block in blocks:
+        start = block.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
+        length = block.ctypes.data + block.nbytes - start
+        if _libc().madvise(start, length, _POPULATE_READ) != 0:
+            _libc().madvise(start, length, _WILL_NEED)
 
 
 @cache

@@ -1,5 +1,6 @@
 """Arrow shards as one table: vectors and metadata of a modality, memory-mapped (with shards.py and predicates.py the home of pyarrow)."""
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,11 +15,12 @@ from encoders.errors import MedretError
 from index.conditions import Comparison, Tree
 from index.corpora.record import NULL_LABEL, LabelState
 from index.manifest import VECTORS, ModalityShards
-from index.mapped_file import map_file, will_need
+from index.mapped_file import map_file, read_ahead
 from index.scattered_rows import ScatteredRows
 
 Rows = npt.NDArray[np.int64]
 
+_MOST_READ_AHEAD = 4 << 30  # bytes
 _FEW = 32  # values: more are taken quicker by Arrow's function, whose import takes longer than any of these
 _SHORT = 30_000  # rows: the values of more are compared quicker by Arrow's functions, import included
 
@@ -90,11 +92,14 @@ class ShardTable:
         return self._blocks[vector]
 
     def read_ahead(self, vector: str) -> None:
-        """Have the system read the vectors into its file cache at once, in the background; page by page takes many times longer."""
-        if vector not in self._read_ahead:
+        """Have all vectors read and mapped once, in the background and from the last on: page by page, as they are compared, takes longer.
+
+        Not where they may not fit into memory: they would be gone again when their turn comes.
+        """
+        blocks = self.blocks(vector)
+        if vector not in self._read_ahead and sum(block.nbytes for block in blocks) <= _MOST_READ_AHEAD:
             self._read_ahead.add(vector)
-            for block in self.blocks(vector):
-                will_need(block)
+            threading.Thread(target=read_ahead, args=(blocks[::-1],), daemon=True).start()
 
     def vectors(self, vector: str, rows: Rows) -> npt.NDArray[np.float32]:
         """Return the (R, D) float32 vectors of R rows: a copy."""

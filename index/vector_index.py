@@ -53,6 +53,11 @@ class VectorIndex:
         self.rows, self.dimension = table.rows, self.exact.dimension
         self._live: Mask | None = table.live
 
+    def read_ahead(self) -> None:
+        """Have what the first search compares read in the background, where that is all vectors."""
+        if self.stage is None or isinstance(self.stage, LateStage):
+            self.table.read_ahead(self.vector)
+
     def scale(self, asker: str) -> ScoreScale | None:
         """Return how the scores of random pairs spread, for "image", "text" or "phrase" queries; None where it was not measured.
 

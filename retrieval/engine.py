@@ -159,6 +159,15 @@ class SearchEngine:
         while batch := list(islice(waiting, AT_ONCE)):
             yield from answer_queries(self, batch)
 
+    def prepare(self, find: str, vector: str = "joint") -> None:
+        """Open what a first search of a modality reads, so that this is done while something else is computed.
+
+        Raises:
+            MedretError: If a file is damaged, or the modality has no such vectors.
+        """
+        if find in self.modalities:  # else who asks is told what there is
+            self.opened.index(find, vector).read_ahead()
+
     def scale(self, find: str, vector: str, asker: str) -> "ScoreScale | None":
         """Return how the scores of random pairs of an "image", "text" or "phrase" and what is searched spread; None where not measured."""
         return self.opened.index(find, vector).scale(asker)

@@ -1,4 +1,6 @@
 import resource
+import sys
+import threading
 from datetime import date
 from pathlib import Path
 
@@ -232,3 +234,20 @@ def test_thousands_of_shards_need_no_open_files(tmp_path):
 
     assert len(list(OPEN_FILES.iterdir())) == before
     np.testing.assert_array_equal(np.concatenate(blocks), VECTORS)
+
+
+def test_reading_ahead_maps_the_vectors_and_nothing_is_read_that_may_not_fit(tmp_path, monkeypatch):
+    vectors = unit(np.random.default_rng(1).normal(size=(4096, 256)))  # 4 MiB
+    write_images(tmp_path, vectors, [str(row) for row in range(4096)], cuts=(3000,))
+    faults = []
+    for most in (0, 4 << 30):
+        monkeypatch.setattr("index.shard_table._MOST_READ_AHEAD", most)
+        table = open_shards(tmp_path).table("images")
+        table.read_ahead("joint")
+        for thread in set(threading.enumerate()) - {threading.current_thread()}:
+            thread.join(5)
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        total = sum(float(block.sum()) for block in table.blocks("joint"))
+        faults.append(resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before)
+        assert total == pytest.approx(float(vectors.sum()), abs=1e-2)
+    assert faults[0] > 10 * faults[1] or sys.platform != "linux"

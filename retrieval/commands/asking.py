@@ -126,7 +126,9 @@ def query(
         shared["best_sentence"] = True
     with told(verbose):
         engine = _load(index_dir, encoder, device)
-        engine.texts.early = early
+        if early is not None:
+            engine.texts.early = early
+            engine.prepare(find, vector)
         if queries is not None and out is not None:
             _answer_file(engine, queries, out, shared, explain)
         else:
