@@ -40,7 +40,7 @@ _OVERHEAD = 1e-4  # seconds a query spends outside the loops above
 _CODED = 3e-8  # seconds that all threads take to find one 4-bit code of a product quantiser
 _QUERIES = 2 * 1500
 _SAMPLE = 40_000
-_CANDIDATES = {"scan": 50, "ivf-scan": 30, "ivf-pq": 100, "ivf-flat": 20, "ivf-rabitq": 1000, "hnsw": 1000}
+_CANDIDATES = {"scan": 200, "ivf-scan": 30, "ivf-pq": 100, "ivf-flat": 20, "ivf-rabitq": 1000, "hnsw": 1000}
 _CELLS_PROBED = 2.5  # times the root of their number
 _SMALL = 16e6  # bytes of vectors: no machine takes noticeable time for these
 
