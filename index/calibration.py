@@ -33,7 +33,7 @@ class Calibration:
         list_bytes: Bytes a second of scalar-quantised codes that FAISS scans for a single query, one thread.
         float_flops: float32 operations a second of a large matrix product, all threads (two a multiply-add).
         gather_s: Seconds to fetch one 512-d float32 vector at a random place of a table that no cache holds, check and score it.
-        half_gather_s: The same of a float16 vector, which is widened first.
+        half_gather_s: The same of a float16 vector.
         insert_s: Seconds to insert one vector into a graph of `graph_rows` (HNSW, 32 links): one thread's, shared by all threads.
         visit_s: Seconds a graph search takes for each unit of efSearch, one thread.
         graph_rows: Rows of that graph.

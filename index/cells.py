@@ -14,7 +14,9 @@ from index.kinds import load_faiss
 Vectors = npt.NDArray[np.float32]
 Lists = npt.NDArray[np.int64]
 
-_REACH = 0.6  # of a cell's radius: how far beyond its centre the best row of a query lies, see RESULTS.md
+# How far beyond its centre the best row of a cell lies, in radii. Between 0.45 and 0.75 images gain 0.003 of recall and texts lose as
+# much at equal effort; at 0.9 texts lose 0.015 to 0.03.
+_REACH = 0.6
 
 
 class Cells:
