@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from encoders.dual import Encoded
 
 PRECISIONS = ("float32", "bfloat16")
-AGREEMENT = 0.9999  # cosine to float32 above which bfloat16 is taken unasked
+AGREEMENT = 0.9999  # cosine to float32 that bfloat16, taken unasked, shall keep
+TRIED = 0.99995  # that it has to keep on the few that are tried: the lowest of many lies further off
 
 _CPU = Path("/proc/cpuinfo")
 _INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is what Arm calls it
@@ -42,7 +43,7 @@ def computing(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
-def agreement(encode: Callable[[], Encoded], device: torch.device) -> float:
+def agreement(encode: Callable[[], Encoded], device: torch.device, compiled: bool = False) -> float:
     """The lowest cosine between the vectors that bfloat16 and float32 give; 1 means that nothing is lost.
 
     Rounding to 8 bits costs a plain network (ResNet, BERT) 1e-5 and less, one that filters every channel on its own
@@ -51,8 +52,9 @@ def agreement(encode: Callable[[], Encoded], device: torch.device) -> float:
     Args:
         encode: Encodes some films or texts.
         device: Where it does.
+        compiled: Whether it was compiled: bfloat16 is tried as such, float32 eagerly, or it would be compiled for that too.
     """
-    with computing(device, "float32"):
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext(), computing(device, "float32"):
         exact = encode()
     with computing(device, "bfloat16"):
         rounded = encode()

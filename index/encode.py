@@ -23,12 +23,12 @@ from encoders.dual import DualEncoder
 from encoders.errors import MedretError
 from encoders.execution import compile_encoder, constant_weights
 from encoders.json_object import write_json
-from encoders.precision import AGREEMENT, agreement, has_bfloat16
+from encoders.precision import TRIED, agreement, has_bfloat16
 from index.cache import PRIVATE_CACHE
 from index.corpora.readers import Corpus
 from index.corpora.record import Tally
 from index.encode_options import TEXT_UNITS, EncodeOptions
-from index.encode_run import EncodeRun, Progress, dimensions, evaluating, shard_rows
+from index.encode_run import EncodeRun, Progress, dimensions, evaluating, filled, shard_rows
 from index.encode_summary import EncodeSummary
 from index.manifest import PRIVATE_COLUMNS, PRIVATE_PATHS, SHARDS_MANIFEST, ModalityShards, ShardsManifest, load_shards_manifest
 from index.pseudonyms import Pseudonymiser
@@ -77,19 +77,19 @@ def encode_corpus(
     private_folder(out)
     tally = Tally()
     settings = {name: getattr(options, name) for name in ("text_units", "text_sections", "splits")}
-    with encoding(out, options.rank, options.size), read_rows(corpus, tally, out, key=options.pseudonym_key, **settings) as rows:
+    if options.compile:
+        compile_encoder(encoder)
+    constant = constant_weights() if options.compile else nullcontext()
+    with constant, encoding(out, options.rank, options.size), read_rows(corpus, tally, out, key=options.pseudonym_key, **settings) as rows:
         mark = fingerprint(encoder)
         with planning(out):
             plan = _plan(corpus, mark, encoder, rows, options, read_plan(out))
             begin(out, plan, options.rank, options.size)
             _put_beside(out, rows, checkpoint, options)
-        if options.compile:
-            compile_encoder(encoder)
         run = EncodeRun(encoder, out, options, corpus.findings, plan["compute"], progress or (lambda *told: None))
         try:
-            with constant_weights() if options.compile else nullcontext():
-                for modality, part in rows.parts.items():
-                    run.encode(modality, part)
+            for modality, part in rows.parts.items():
+                run.encode(modality, part)
         except MedretError:
             if run.failed and not (out / SHARDS_MANIFEST).is_file():  # more than may: they are there to be looked at
                 with planning(out):
@@ -127,7 +127,7 @@ def _plan(
 ) -> dict[str, Any]:
     """Return all that the bytes of the shards depend on; the batch size changes only rounding and may change after a kill."""
     if options.compute == "auto":
-        compute = before["compute"] if before is not None and "compute" in before else _choose_precision(encoder, rows)
+        compute = before["compute"] if before is not None and "compute" in before else _choose_precision(encoder, rows, options)
     else:
         compute = dict.fromkeys(("images", "texts"), options.compute)
     return {
@@ -149,7 +149,7 @@ def _plan(
     }
 
 
-def _choose_precision(encoder: DualEncoder, rows: CorpusRows) -> dict[str, str]:
+def _choose_precision(encoder: DualEncoder, rows: CorpusRows, options: EncodeOptions) -> dict[str, str]:
     """Take bfloat16 on a device that has it, for each side whose vectors it leaves what they are; tried on rows of the corpus."""
     chosen = dict.fromkeys(("images", "texts"), "float32")
     if not has_bfloat16(encoder.device):
@@ -159,12 +159,12 @@ def _choose_precision(encoder: DualEncoder, rows: CorpusRows) -> dict[str, str]:
         if "images" in rows.parts:
             films = decode_squares((row.record for row in _probe(rows.parts["images"])), preprocessing, preprocessing.size)
             squares = [square for _, square in films if not isinstance(square, str)]
-            batch = torch.from_numpy(np.stack(squares)) if squares else None
-            if batch is not None and agreement(lambda: encoder.encode_images(batch), encoder.device) > AGREEMENT:
+            batch = torch.from_numpy(filled(np.stack(squares), options)) if squares else None
+            if batch is not None and agreement(lambda: encoder.encode_images(batch), encoder.device, options.compile) > TRIED:
                 chosen["images"] = "bfloat16"
         if part := rows.parts.get("reports") or rows.parts.get("sentences"):
-            texts = [row.text or "" for row in _probe(part)]
-            if agreement(lambda: encoder.encode_texts(texts), encoder.device) > AGREEMENT:
+            texts = filled([row.text or "" for row in _probe(part)], options)
+            if agreement(lambda: encoder.encode_texts(texts), encoder.device, options.compile) > TRIED:
                 chosen["texts"] = "bfloat16"
     return chosen
 

@@ -164,22 +164,12 @@ class EncodeRun:
     def _compute(self, side: str, encode: Callable[[Any], Encoded], batch: Any) -> Encoded:
         try:
             with computing(self.encoder.device, self.precision[side]):
-                return encode(self._filled(batch))
+                return encode(filled(batch, self.options))
         except torch.OutOfMemoryError as error:
             raise MedretError(
                 f"{self.out}: the device has no memory for {len(batch)} records at once. Run again with a smaller --batch-size; "
                 "what is done is kept"
             ) from error
-
-    def _filled(self, batch: Any) -> Any:
-        """Fill the last batch of a shard for a compiled network, which would be compiled anew for another size.
-
-        Its bytes would then follow from what this process happened to compile before.
-        """
-        missing = self.options.batch_size - len(batch)
-        if not self.options.compile or not missing:
-            return batch
-        return batch + batch[-1:] * missing if isinstance(batch, list) else np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
 
     def _checked(self, encoded: Encoded, rows: Sequence[ShardRow]) -> Vectors:
         vectors = {name: getattr(encoded, name)[: len(rows)].float().cpu().numpy() for name in self.options.vectors}
@@ -243,6 +233,17 @@ def dimensions(encoder: DualEncoder, modality: str, options: EncodeOptions) -> d
 def shard_rows(encoder: DualEncoder, modality: str, options: EncodeOptions) -> int:
     """Return how many records a shard of a modality holds at most."""
     return options.rows_per_shard(sum(dimensions(encoder, modality, options).values()))
+
+
+def filled(batch: Any, options: EncodeOptions) -> Any:
+    """Fill the last batch of a shard, a list or an array, for a compiled network, which would be compiled anew for another size.
+
+    Its bytes would then follow from what this process happened to compile before.
+    """
+    missing = options.batch_size - len(batch)
+    if not options.compile or missing <= 0:
+        return batch
+    return batch + batch[-1:] * missing if isinstance(batch, list) else np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
 
 
 def _failures(commit: Commit | None) -> list[tuple[str, str]]:
