@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.errors import MedretError
-from retrieval.figures import add_intervals, direction_result
+from retrieval.figures import direction_result, with_intervals
 from retrieval.measures import MEDIAN
-from retrieval.results import DirectionResult, EvaluationResult, PerQuery, Score
+from retrieval.results import DirectionResult, PerQuery, Score
 from retrieval.saved_runs import SavedDirection, SavedRun
 from retrieval.significance import Tested, class_weights, holm, paired_randomisation
 from retrieval.trec import token
@@ -28,8 +28,9 @@ class Difference:
     Attributes:
         overall: Metric to difference, with p adjusted for that several systems are compared.
         per_class: Finding to the difference in the primary metric, with p adjusted for the number of findings.
-        intervals: Metric to the difference with its interval over patients.
+        intervals: Metric to the difference with its interval over those who ask: patients, or prompts.
         class_intervals: Finding to the same of the primary metric.
+        drawn: What was drawn for these intervals.
         changed: Queries by how far the primary metric moved, the farthest first; those that did not move are left out.
     """
 
@@ -37,6 +38,7 @@ class Difference:
     per_class: Mapping[str, Tested]
     intervals: Mapping[str, Score]
     class_intervals: Mapping[str, Score]
+    drawn: str
     changed: tuple[int, ...]
 
 
@@ -48,7 +50,7 @@ class DirectionComparison:
         names: The systems, the first being what the others are compared with.
         primary: The metric of the findings and of the queries that changed.
         queries: Each system's, all in the same order.
-        results: The figures of each, with intervals.
+        results: The figures of each with their intervals: those that it was saved with, where all of its queries are compared.
         differences: Of every system but the first.
         curve: What is drawn over k: "P", or "R" (whether anything relevant is among the first k) where the systems were asked so.
         curves: (systems, K) float64, its figure at 1 to K as the protocol averages it.
@@ -103,14 +105,13 @@ def _compare(direction: str, names: tuple[str, ...], sides: Sequence[SavedDirect
     places = np.array([ids[0][id] for id in common], dtype=np.int64)
     asked = {"names": base.names, "findings": base.findings[places], "units": base.units[places], "views": (None,) * len(common)}
     queries = [_take(side.queries, [own[id] for id in common], metrics, asked) for side, own in zip(sides, ids, strict=True)]
-    results = [direction_result(each, side.protocol, side.candidates) for each, side in zip(queries, sides, strict=True)]
     macro = sides[0].protocol.get("average") == "findings"
     weights = class_weights(queries[0].findings) if macro else np.full(len(common), 1 / len(common))
     return DirectionComparison(
         names=names,
         primary=primary,
         queries=tuple(queries),
-        results=_with_intervals(results),
+        results=tuple(_result(each, side) for each, side in zip(queries, sides, strict=True)),
         differences=_differences(queries, [name for name in metrics if name != MEDIAN], primary, weights, macro),
         curve="R" if primary.startswith("R@") else "P",
         curves=_curves(queries, weights, any_hit=primary.startswith("R@")),
@@ -138,6 +139,20 @@ def _take(each: PerQuery, places: Sequence[int], metrics: Sequence[str], asked: 
     )
 
 
+def _result(each: PerQuery, side: SavedDirection) -> DirectionResult:
+    """The figures of a system. One figure has one interval, and what was drawn where texts ask is not at hand any more."""
+    result = direction_result(each, side.protocol, side.candidates)
+    if not any(side.intervals.values()) or len(each.ids) < len(side.queries.ids):
+        return with_intervals(result)
+
+    def ended(scores: Mapping[str, Score], row: str) -> dict[str, Score]:
+        ends = side.intervals.get(row, {})
+        return {name: Score(score.value, score.chance, *ends.get(name, ())) for name, score in scores.items()}
+
+    per_class = {name: (count, ended(scores, name)) for name, (count, scores) in result.per_class.items()}
+    return replace(result, metrics=ended(result.metrics, ""), per_class=per_class)
+
+
 def _differences(queries: Sequence[PerQuery], metrics: Sequence[str], primary: str, weights: Floats, macro: bool) -> tuple[Difference, ...]:
     base, others = queries[0], queries[1:]
     overall = [
@@ -155,21 +170,21 @@ def _differences(queries: Sequence[PerQuery], metrics: Sequence[str], primary: s
 def _difference(one: PerQuery, base: PerQuery, overall: Mapping[str, Tested], primary: str, average: str) -> Difference:
     """The differences themselves are figures of the queries, and get their intervals as figures do."""
     none = np.zeros(len(base.ids))
-    gain = replace(base, scores={name: one.scores[name] - base.scores[name] for name in overall}, chance=dict.fromkeys(overall, none))
-    figures = _with_intervals([direction_result(gain, {"average": average}, 0)])[0]
+    gain = replace(
+        base,
+        scores={name: one.scores[name] - base.scores[name] for name in overall},
+        chance=dict.fromkeys(overall, none),
+        unit="prompts, each put to both" if base.unit == "prompts" else base.unit,
+    )
+    figures = with_intervals(direction_result(gain, {"average": average}, 0))
     return Difference(
         overall=overall,
         per_class=_by_finding(one, base, primary),
         intervals=figures.metrics,
         class_intervals={name: scores[primary] for name, (_, scores) in figures.per_class.items()},
+        drawn=figures.protocol["interval"],
         changed=_most_changed(one, base, primary),
     )
-
-
-def _with_intervals(results: Sequence[DirectionResult]) -> tuple[DirectionResult, ...]:
-    """Give the figures of each result their intervals, all on the same resamples."""
-    numbered = {str(place): one for place, one in enumerate(results)}
-    return tuple(add_intervals(EvaluationResult(benchmark="", directions=numbered)).directions.values())
 
 
 def _by_finding(one: PerQuery, base: PerQuery, metric: str) -> dict[str, Tested]:

@@ -12,7 +12,7 @@ from index.corpora.prompts import prompts_for
 from index.corpora.record import FINDINGS
 from retrieval.charts import Bar, bar_chart, curve_chart
 from retrieval.comparison import Difference, DirectionComparison
-from retrieval.comparison_table import interval, p_value
+from retrieval.comparison_table import interval, interval_words, p_value, p_words
 from retrieval.engine import SearchEngine
 from retrieval.pages import option_rows, option_words, render_page
 from retrieval.pictures import film_picture
@@ -60,7 +60,8 @@ def _direction(name: str, one: DirectionComparison, engine: SearchEngine | None,
         "curve": one.curve,
         "apart": one.apart,
         "unlike": [(key.replace("_", " "), [option_words(key, value, with_ids) for value in values]) for key, values in one.unlike.items()],
-        "interval": base.protocol.get("interval", "none"),
+        "intervals": interval_words(one),
+        "tested": p_words(one),
         "metrics": [_row(metric, _scores(one.results, metric), one.differences) for metric in base.metrics],
         "classes": [_class_row(finding, one) for finding in classes],
         "curves": curve_chart(one.curves, level if one.curve == "P" else math.nan) if one.curves.shape[1] > 1 else None,

@@ -10,7 +10,26 @@ from retrieval.results import Score
 
 def render_comparisons(comparisons: Mapping[str, DirectionComparison]) -> str:
     """Lay comparisons out: a table for each direction, metrics down, systems across."""
-    return "\n\n".join(f"{name}: {one.results[0].queries} queries\n{_table(one)}" for name, one in comparisons.items())
+    return "\n\n".join(
+        f"{name}: {one.results[0].queries} queries\n{_table(one)}\n{interval_words(one)}. p: {p_words(one)}"
+        for name, one in comparisons.items()
+    )
+
+
+def interval_words(one: DirectionComparison) -> str:
+    """Say what was drawn for the intervals of the figures and of the differences, once where it is the same."""
+    drawn = {name: result.protocol.get("interval", "none") for name, result in zip(one.names, one.results, strict=True)}
+    alike = len(set(drawn.values())) == 1
+    of_figures = next(iter(drawn.values())) if alike else "; ".join(f"{name}: {said}" for name, said in drawn.items())
+    of_differences = one.differences[0].drawn
+    if of_figures == of_differences:
+        return f"intervals: {of_figures}"
+    return f"intervals: {of_figures}; of differences: {of_differences}"
+
+
+def p_words(one: DirectionComparison) -> str:
+    """Say what the test of the differences swaps."""
+    return f"paired randomisation of whole {one.queries[0].unit}"
 
 
 def _table(one: DirectionComparison) -> str:

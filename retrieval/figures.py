@@ -91,7 +91,7 @@ def add_intervals(result: EvaluationResult, resamples: int = 2000, confidence: f
 
     Patients who ask are drawn, and put to the same candidates: were these drawn too, whoever is drawn twice would find himself. Where
     texts ask, the patients of the candidates are drawn, and asked the same texts: a patient drawn twice stands twice in a row. Where
-    texts ask and nobody knows whose the candidates are (a run from a file), the texts are drawn, which speaks of the wording alone.
+    texts ask and nobody knows whose the candidates are (a run from a file), there is none: to draw texts speaks of the wording alone.
 
     All figures of a direction are computed on the same resamples. A resample without any query of a finding (or view), or without an
     answer to one, tells nothing of it, and is left out for it. What has no queries one by one (an area under a curve) keeps the
@@ -103,10 +103,11 @@ def add_intervals(result: EvaluationResult, resamples: int = 2000, confidence: f
         confidence: Share of the resamples within an interval.
         seed: Of the resamples.
     """
-    return replace(result, directions={name: _with_intervals(one, resamples, confidence, seed) for name, one in result.directions.items()})
+    return replace(result, directions={name: with_intervals(one, resamples, confidence, seed) for name, one in result.directions.items()})
 
 
-def _with_intervals(result: DirectionResult, resamples: int, confidence: float, seed: int) -> DirectionResult:
+def with_intervals(result: DirectionResult, resamples: int = 2000, confidence: float = 0.95, seed: int = 0) -> DirectionResult:
+    """Give the figures of one direction their intervals, as `add_intervals` does."""
     each = result.per_query
     if each is None:
         return result
@@ -116,8 +117,10 @@ def _with_intervals(result: DirectionResult, resamples: int, confidence: float, 
     if count and each.redraw is not None:
         count, scores = each.redraw(resamples, seed)
         whose = "patients among the candidates"
-    if count < 2:
-        return replace(result, protocol={**result.protocol, "interval": f"none: fewer than two {whose}"})
+    untold = each.unit == "prompts" and each.redraw is None
+    if untold or count < 2:
+        reason = "texts ask, and a run does not say whose the candidates are" if untold else f"fewer than two {whose}"
+        return replace(result, protocol={**result.protocol, "interval": f"none: {reason}"})
     drawn = {name: _with_macro(_over_queries(values, groups, name), len(groups.findings)) for name, values in scores.items()}
     drawn = drawn or _resample(each, groups, resamples, seed)
     ends = {name: _ends(values, confidence, name) for name, values in drawn.items()}

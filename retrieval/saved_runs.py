@@ -7,7 +7,7 @@ and DIRECTION.queries.jsonl (a query a line: ids, codes and figures; no text and
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ MOST_JUDGEMENTS = 20_000_000  # lines, about 2 GB
 
 Rows = NDArray[np.int64]
 Judged = list[tuple[list[str], int]]  # documents of a query, and the grade of them all
+Ends = tuple[float, float]  # of an interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,7 @@ class SavedDirection:
     protocol: Mapping[str, Any]
     candidates: int
     queries: PerQuery  # `rows` are places in its `candidates`; `relevant` knows those that were ranked, `struck` none
+    intervals: Mapping[str, Mapping[str, Ends]] = field(default_factory=dict)  # of each finding, and of "" all: metric to what was saved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,7 @@ def load_run(folder: Path) -> SavedRun:
             protocol=one["protocol"],
             candidates=one["candidates"],
             queries=_load_queries(folder / f"{token(name)}{QUERIES}", folder / f"{token(name)}{RUN}", one["protocol"]["direction"]),
+            intervals={row: _ends(figures) for row, figures in {"": one["metrics"], **one["per_class"]}.items()},
         )
         for name, one in held.items()
     }
@@ -105,7 +108,7 @@ def read_directions(folder: Path) -> Mapping[str, Mapping[str, Any]]:
     result = read_json(folder / RESULT)
     try:
         directions = result_directions(result)
-        whole = all("direction" in one["protocol"] and "candidates" in one for one in directions.values())
+        whole = all("direction" in one["protocol"] and one.keys() >= {"candidates", "metrics", "per_class"} for one in directions.values())
     except (KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
@@ -255,6 +258,12 @@ def _load_queries(path: Path, run_file: Path, direction: str) -> PerQuery:
         chance={name: _column(saved, "chance", name) for name in saved[0]["chance"]},
         find=f"{direction.rpartition('-')[2]}s",
     )
+
+
+def _ends(figures: Mapping[str, Any]) -> dict[str, Ends]:
+    """The intervals in a row of a saved table; an end that is infinite, a rank's, is None there."""
+    found = {name: (one["low"], one["high"]) for name, one in figures.items() if name != "queries" and "low" in one}
+    return {name: (math.inf if low is None else low, math.inf if high is None else high) for name, (low, high) in found.items()}
 
 
 def _column(saved: list[dict[str, Any]], kind: str, name: str) -> NDArray[np.float64]:

@@ -17,7 +17,10 @@ from index.corpora.phantom import write_phantoms
 from index.corpora.record import LabelState, Record
 from retrieval.comparison import compare_runs
 from retrieval.comparison_page import render_comparison
+from retrieval.comparison_table import interval_words
+from retrieval.engine import SearchEngine
 from retrieval.evaluation import evaluate_label_precision
+from retrieval.figures import add_intervals, direction_result, with_intervals
 from retrieval.frozen_sets import check_frozen, freeze
 from retrieval.outside_runs import evaluate_trec, load_outside
 from retrieval.saved_runs import load_run, save_run
@@ -244,6 +247,29 @@ def test_the_command_line_saves_scores_compares_and_repeats(index_dir, tmp_path)
     assert "P@5" in repeated
     assert re.search(r"R@1 .* \+0.000", same)
     assert "MRR" not in same  # of all ranks there, and of those written here
+
+
+def test_a_figure_of_a_saved_run_keeps_the_interval_that_it_was_saved_with(index_dir, tmp_path):
+    """Where texts ask, patients of the candidates were drawn, of which a file knows nothing: no other interval may stand beside it."""
+    result = add_intervals(evaluate_label_precision(SearchEngine.load(index_dir), directions=["text-image"]), resamples=40)
+    run = saved(result, tmp_path / "run")
+    queries = run.directions["text-image"].queries
+    fewer = replace(run.directions["text-image"], queries=replace(queries, ids=("gone", *queries.ids[1:])))
+
+    whole = compare_runs([run, run])["text-image"]
+    cut = compare_runs([run, replace(run, directions={"text-image": fewer})])["text-image"]
+    outside = load_outside(*(tmp_path / "run" / f"text-image.{kind}.trec" for kind in ("run", "qrels"))).directions["text-image"]
+
+    figures = result.directions["text-image"]
+    for compared in whole.results:
+        assert compared.metrics == figures.metrics
+        assert compared.per_class == figures.per_class
+    assert "of 40 resamples of 8 patients among the candidates" in interval_words(whole)
+    assert f"of differences: 95% of 2000 resamples of {figures.queries} prompts, each put to both" in interval_words(whole)
+    scored = with_intervals(direction_result(outside.queries, outside.protocol, outside.candidates))
+    for one in (*cut.results, scored):
+        assert one.protocol["interval"] == "none: texts ask, and a run does not say whose the candidates are"
+        assert np.isnan(one.metrics["P@10"].low)
 
 
 @pytest.mark.parametrize("content", ["{}", '{"directions": 3}', '{"protocol": {"direction": "image-image"}}', "[]", "{"])
