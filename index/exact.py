@@ -24,6 +24,7 @@ _VALUES_AT_ONCE = 1 << 18  # of vectors in float64: what is scored at a time sta
 _SCORES_AT_ONCE = 1 << 24  # of a scan: 64 MiB
 _VALUES_WORTH_THREADS = 1 << 20  # stored ones: fewer are compared in the time that threads take to start
 _VALUES_READ_AGAIN = 1 << 20  # at a time, for each of a few queries: 4 MiB
+_ROWS_MAPPED = 32  # of 512 values, at once, when one of them is read
 _ROWS_WIDENED = 256  # at a time: they stay in the processor's cache
 _HALF_EXPONENT = 0x7C00
 _SIGN_EXPONENT_FRACTION = np.int32(-0x70000001)  # all but what the sign was copied to
@@ -154,10 +155,11 @@ class ExactSearch:
         def search(place: int) -> Found:
             start, block = int(self._starts[place]), self._blocks[place]
             rows = np.arange(len(block)) if allowed is None else np.flatnonzero(allowed[start : start + len(block)])
-            vectors = block if len(rows) == len(block) else block[rows]
-            if vectors.dtype != np.float32:
-                vectors = widen(vectors, np.empty(vectors.shape, np.float32))
-            scores = vectors @ query
+            few = len(rows) * _ROWS_MAPPED < len(block)
+            pieces = [block[rows]] if few else self.table.passing(self.vector, place)
+            scores = np.concatenate([np.empty(0, np.float32), *(_as_float32(piece) @ query for piece in pieces)])
+            if len(scores) > len(rows):
+                scores = scores[rows]
             best = np.argpartition(-scores, k - 1)[:k] if len(scores) > k else np.arange(len(scores))
             return start + rows[best], scores[best]
 
@@ -264,6 +266,10 @@ def widen(halves: npt.NDArray[np.float16], wide: Scores) -> Scores:
         longer &= _SIGN_EXPONENT_FRACTION
         np.multiply(longer.view(np.float32), np.float32(2.0**112), out=out)
     return wide
+
+
+def _as_float32(vectors: npt.NDArray[Any]) -> Scores:
+    return vectors if vectors.dtype == np.float32 else widen(vectors, np.empty(vectors.shape, np.float32))
 
 
 def queries_at_once(candidates: int) -> int:

@@ -1,7 +1,7 @@
 """Arrow shards as one table: vectors and metadata of a modality, memory-mapped (with shards.py and predicates.py the home of pyarrow)."""
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ from encoders.errors import MedretError
 from index.conditions import Comparison, Tree
 from index.corpora.record import NULL_LABEL, LabelState
 from index.manifest import VECTORS, ModalityShards
-from index.mapped_file import map_file, read_ahead
+from index.mapped_file import MappedFile, read_ahead
 from index.scattered_rows import ScatteredRows
 
 Rows = npt.NDArray[np.int64]
@@ -52,10 +52,12 @@ class ShardTable:
         self.modality, self.rows = modality, sum(piece.entry.rows for piece in pieces)
         held = [piece.entry.dimensions for piece in pieces]
         self.dimensions = {name: length for name, length in held[0].items() if all(other.get(name) == length for other in held)}
-        self._batches, self._roots = [], []
+        self._files, self._batches, self._roots = [], [], []
         for piece in pieces:
             for shard in piece.entry.shards:
-                self._batches.append(_map_batch(piece.folder / shard.file, shard.rows, piece.entry.dimensions))
+                file, batch = _map_batch(piece.folder / shard.file, shard.rows, piece.entry.dimensions)
+                self._files.append(file)
+                self._batches.append(batch)
                 self._roots.append(piece.root)
         self._starts = np.cumsum([0] + [batch.num_rows for batch in self._batches])  # (shards + 1,)
         self.findings = tuple(dict.fromkeys(field.name for batch in self._batches for field in batch.schema.field("labels").type))
@@ -92,14 +94,22 @@ class ShardTable:
         return self._blocks[vector]
 
     def read_ahead(self, vector: str) -> None:
-        """Have all vectors read and mapped once, in the background and from the last on: page by page, as they are compared, takes longer.
+        """Have the system read all vectors into its file cache, once and in the background.
 
         Not where they may not fit into memory: they would be gone again when their turn comes.
         """
         blocks = self.blocks(vector)
         if vector not in self._read_ahead and sum(block.nbytes for block in blocks) <= _MOST_READ_AHEAD:
             self._read_ahead.add(vector)
-            threading.Thread(target=read_ahead, args=(blocks[::-1],), daemon=True).start()
+            threading.Thread(target=read_ahead, args=(blocks,), daemon=True).start()
+
+    def passing(self, vector: str, shard: int) -> Iterator[npt.NDArray[Any]]:
+        """Yield the rows of `blocks(vector)[shard]` piece by piece, each until the next: for who goes through them once.
+
+        Raises:
+            OSError: If they cannot be read.
+        """
+        return self._files[shard].passing(self.blocks(vector)[shard])
 
     def vectors(self, vector: str, rows: Rows) -> npt.NDArray[np.float32]:
         """Return the (R, D) float32 vectors of R rows: a copy."""
@@ -265,10 +275,11 @@ def _live(rows: int, removed: Rows | None) -> npt.NDArray[np.bool_] | None:
     return live
 
 
-def _map_batch(path: Path, rows: int, dimensions: Mapping[str, int]) -> Any:
+def _map_batch(path: Path, rows: int, dimensions: Mapping[str, int]) -> tuple[MappedFile, Any]:
     damaged = f"{path}: the shard is damaged. Copy it again from its source, or encode again into a new folder."
     try:
-        batch = pa.ipc.open_file(pa.py_buffer(map_file(path))).get_batch(0)
+        file = MappedFile(path)
+        batch = pa.ipc.open_file(pa.py_buffer(file.memory)).get_batch(0)
     except FileNotFoundError as error:  # it was there when the folder was opened
         raise MedretError(f"{path}: is gone: the index was compacted or built again since it was opened. Open it again.") from error
     except (ValueError, OSError) as error:  # all that pyarrow raises here, ArrowInvalid too, is one of them
@@ -276,4 +287,4 @@ def _map_batch(path: Path, rows: int, dimensions: Mapping[str, int]) -> Any:
     widths = {name: batch.schema.field(VECTORS[name]).type.list_size for name in dimensions if VECTORS[name] in batch.schema.names}
     if batch.num_rows != rows or widths != dict(dimensions):
         raise MedretError(f"{damaged} ({batch.num_rows} rows of {widths}, expected {rows} of {dict(dimensions)})")
-    return batch
+    return file, batch
