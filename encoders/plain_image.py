@@ -6,6 +6,8 @@ with another film it gives what torch gives.
 
 import io
 import json
+import zipfile
+import zlib
 from base64 import b85decode, b85encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,13 +19,17 @@ from numpy.typing import NDArray
 
 from encoders.array_operations import OPERATIONS
 from encoders.checkpoint import WEIGHTS
-from encoders.errors import MedretError
+from encoders.errors import UncoveredError
 from encoders.mapped_weights import map_safetensors
 
 Vectors = NDArray[np.float32]
 Values = dict[int, NDArray[Any]]
 
 PARTS = ("image.", "image_head.")  # of the weights
+
+_NORM_ERROR = 1e-3
+# What steps raise that fit neither each other nor the weights
+_FAULTS = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 class Step(NamedTuple):
@@ -60,17 +66,19 @@ class RecordedNetwork:
         """Read what to_text wrote.
 
         Raises:
-            MedretError: If it has operations that this version does not know.
+            UncoveredError: If it is damaged, or has operations that this version does not know.
         """
-        with np.load(io.BytesIO(b85decode(text)), allow_pickle=False) as arrays:
-            content, *constants = (arrays[f"arr_{number}"] for number in range(len(arrays.files)))
-        steps, outputs = json.loads(content.tobytes())
-        if unknown := sorted({step[0] for step in steps} - set(OPERATIONS)):
-            raise MedretError(
-                f"the image encoder was recorded with the operation {unknown[0]}, which this medret does not know. "
-                "Update medret, or build the index again"
-            )
-        return cls(tuple(Step(*step) for step in steps), tuple(constants), tuple(outputs))
+        try:
+            with np.load(io.BytesIO(b85decode(text)), allow_pickle=False) as arrays:
+                content, *constants = (arrays[f"arr_{number}"] for number in range(len(arrays.files)))
+            steps, (joint, features) = json.loads(content.tobytes())
+            network = cls(tuple(Step(*step) for step in steps), tuple(constants), (int(joint), int(features)))
+            unknown = [step.operation for step in network.steps if step.operation not in OPERATIONS]
+        except (*_FAULTS, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise UncoveredError(f"what was recorded of its image network is damaged ({type(error).__name__})") from error
+        if unknown:
+            raise UncoveredError(f"its image network was recorded with the operation {unknown[0]}, which this medret does not know")
+        return network
 
 
 class PlainImage:
@@ -91,21 +99,31 @@ class PlainImage:
         held = map_safetensors(folder / WEIGHTS, PARTS)
         self._weights = {name: np.asarray(view, np.float32) if view.dtype.kind == "f" else view for name, view in held.items()}
         self._network = network
-        self._last_use = {value: number for number, step in enumerate(network.steps, 1) for value in _values(step)}
 
     def encode(self, films: NDArray[np.uint8]) -> tuple[Vectors, Vectors]:
-        """Return the (N, D) joint vectors and the (N, F) features, float32 of unit L2 norm, of (N, S, S) films, one after the other."""
-        made = [self._run(film[None]) for film in films]
-        joint, features = (np.concatenate(found) for found in zip(*made, strict=True))
+        """Return the (N, D) joint vectors and the (N, F) features, float32 of unit L2 norm, of (N, S, S) films, one after the other.
+
+        Raises:
+            UncoveredError: If what was recorded cannot be computed, or gives no such vectors.
+        """
+        try:
+            made = [self._run(film[None]) for film in films]
+            joint, features = (np.concatenate(found) for found in zip(*made, strict=True))
+            unit = all((np.abs(np.linalg.norm(found, axis=1) - 1) < _NORM_ERROR).all() for found in (joint, features))  # not where NaN
+        except _FAULTS as error:
+            raise UncoveredError(f"what was recorded of its image network cannot be computed ({type(error).__name__})") from error
+        if not unit:
+            raise UncoveredError("what was recorded of its image network gives no unit vectors")
         return joint, features
 
     def _run(self, film: NDArray[np.uint8]) -> tuple[Vectors, ...]:
         values: Values = {0: film}
+        last_use = {value: number for number, step in enumerate(self._network.steps, 1) for value in _values(step)}
         for number, step in enumerate(self._network.steps, 1):
             arguments, named = self._given(step.arguments, values), self._given(step.named, values)
             values[number] = OPERATIONS[step.operation](*arguments, **named)
             for value in set(_values(step)) - set(self._network.outputs):
-                if self._last_use[value] == number:  # a large network makes more than the memory of a laptop holds
+                if last_use[value] == number:  # a large network makes more than the memory of a laptop holds
                     del values[value]
         return tuple(values[output] for output in self._network.outputs)
 

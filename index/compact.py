@@ -58,7 +58,7 @@ def compact_index(folder: Path, progress: Progress | None = None, *, rebuild: bo
     Args:
         folder: The index folder.
         progress: Called with what is done, how many, and of how many.
-        rebuild: Make the first stages anew even where nothing was removed: damaged ones are mended.
+        rebuild: Make the first stages, and what encodes without torch, anew even where nothing was removed: damaged ones are mended.
 
     Returns:
         What was left out; None where nothing was to be done: nothing was removed and every file is whole.
@@ -92,6 +92,8 @@ def compact_index(folder: Path, progress: Progress | None = None, *, rebuild: bo
             generation=number,
             parts=tuple(store_part(folder, part) for part in new.parts),
             indexes=draft_entries(new, manifest.indexes[0].kind, kinds),
+            text_encoder=None,  # tried again, on this machine
+            image_encoder=None,
             obsolete=tuple(str(place) for place in [*inside, *(generation_folder(Path(), before) for before in generations(folder))]),
         )
         made = write_generation(folder, draft, {}, partial(build_files, new, number), progress)

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.checkpoint import read_preprocessing
+from encoders.errors import MedretError, UncoveredError
+from index.publish import mend
 from retrieval.encoding import encode_films
 from retrieval.query_texts import check_encoder, why_torch
 
@@ -43,7 +45,7 @@ class QueryFilms:
         """Encode N films, at least one, into (N, D) float32 unit vectors, "joint" or "features", by the path that the corpus took.
 
         Raises:
-            MedretError: If a file is no readable greyscale film.
+            MedretError: If a file is no readable greyscale film, or what the index holds to encode films is damaged.
         """
         read = read_preprocessing(self._opened.encoder_folder).read_square
         with ThreadPoolExecutor(min(len(paths), os.cpu_count() or 1)) as pool:
@@ -52,7 +54,10 @@ class QueryFilms:
         _log.info("%d films encoded %s", len(paths), f"by torch: {reason}" if reason else "in NumPy, without torch")
         if reason:
             return encode_films(self._load(), squares, vector)
-        joint, features = self._open().encode(squares)
+        try:
+            joint, features = self._open().encode(squares)
+        except UncoveredError as error:
+            raise MedretError(f"{self._opened.folder}: {error}. {mend(self._opened.folder)}") from error
         return joint if vector == "joint" else features
 
     def _open(self) -> "PlainImage":

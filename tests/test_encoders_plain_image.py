@@ -9,10 +9,10 @@ import torch
 from encoders.array_operations import OPERATIONS
 from encoders.checkpoint import load_checkpoint, save_checkpoint
 from encoders.dual import DualEncoder, build_encoder
-from encoders.errors import MedretError
+from encoders.errors import MedretError, UncoveredError
 from encoders.export import check_exports, try_images
 from encoders.image import ImageBackbone
-from encoders.plain_image import PlainImage, RecordedNetwork
+from encoders.plain_image import PlainImage, RecordedNetwork, Step
 
 _VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32, "patch_size": 8}
 _CONVNEXT = {"hidden_sizes": [8, 16], "depths": [1, 2], "num_stages": 2}
@@ -118,6 +118,31 @@ def test_a_recording_that_does_not_agree_is_found(tmp_path, monkeypatch):
         check_exports(encoder, tmp_path / "encoder", None, tried)
 
     monkeypatch.delitem(OPERATIONS, "gelu")
-    with pytest.raises(MedretError, match="recorded with the operation gelu, which this medret does not know"):
+    with pytest.raises(UncoveredError, match="recorded with the operation gelu, which this medret does not know"):
         RecordedNetwork.from_text(tried.network)
     assert "the operation gelu, which" in try_images(encoder, tmp_path / "encoder").reason
+
+
+def test_a_damaged_recording_is_a_fault_that_can_be_mended(tmp_path):
+    encoder = save(tmp_path / "encoder", *FAMILIES["resnet"])
+    text = try_images(encoder, tmp_path / "encoder").network
+    whole = RecordedNetwork.from_text(text)
+    films = np.zeros((1, 32, 32), np.uint8)
+
+    for damaged in ("", "\u00e9", text[:100], dataclasses.replace(whole, outputs=("x", 1)).to_text()):
+        with pytest.raises(UncoveredError, match=r"recorded of its image network is damaged \(\w+\)$"):
+            RecordedNetwork.from_text(damaged)
+
+    for operation, arguments in [
+        ("relu", []),
+        ("relu", [{"value": len(whole.steps) + 9}]),
+        ("relu", [{"weight": "image.missing"}]),
+        ("expand", [{"weight": "image_head.missing"}, [-5]]),
+        ("reshape", [{"value": 0}, [3, -7]]),
+        ("pad", [{"value": 0}, [1 << 40, 1 << 40]]),
+        ("conv2d", [{"value": 0}, {"value": 0}]),
+        ("mul", [{"value": 0}, float("nan")]),
+    ]:
+        changed = dataclasses.replace(whole, steps=(Step(operation, arguments, {}), *whole.steps[1:]))
+        with pytest.raises(UncoveredError, match=r"recorded of its image network (cannot be computed|gives no unit vectors)"):
+            PlainImage(tmp_path / "encoder", RecordedNetwork.from_text(changed.to_text())).encode(films)

@@ -17,6 +17,7 @@ from encoders.checkpoint import load_checkpoint, save_checkpoint
 from encoders.dual import build_encoder
 from encoders.export import Export, try_texts
 from encoders.plain_text import PlainText
+from index.compact import compact_index
 from index.corpora.readers import open_corpus
 from index.encode import encode_corpus
 from index.exact import ExactSearch
@@ -137,6 +138,24 @@ def test_building_compares_with_torch_and_verifying_compares_again(home, monkeyp
     assert try_texts(load_checkpoint(home / "encoder"), home / "encoder").reason.startswith("the vectors differ from torch's by")
     (fault,) = verify_index(home / "flat").faults
     assert "does not agree with torch on this machine" in fault
+
+
+def test_a_damaged_recording_is_one_line_and_made_anew_by_compacting(home, tmp_path):
+    folder = tmp_path / "index"
+    made = build_index(home / "shards", folder, home / "encoder")
+    replace(made, image_encoder=replace(made.image_encoder, network=made.image_encoder.network[:-40])).save(folder)
+    film = write_film(tmp_path / "film.jpg")
+
+    done = subprocess.run(
+        [MEDRET, "query", "--image", str(film), "--index", str(folder), "--find", "reports"], capture_output=True, text=True
+    )
+
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"medret: {folder}: what was recorded of its image network is damaged")
+    assert line.endswith(f"medret compact --rebuild --index {folder}")
+    compact_index(folder, rebuild=True)
+    assert load_index_manifest(folder).image_encoder == made.image_encoder
 
 
 def test_another_file_in_place_of_the_encoder_is_refused(home, tmp_path):
