@@ -11,6 +11,7 @@ from encoders.errors import MedretError
 from index.exact import Rows
 from index.faiss_stage import FaissStage, build_faiss, load_faiss_stage
 from index.kinds import IndexKind
+from index.publish import mend
 from index.quantiser import fit_quantiser
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class FirstStage(Protocol):
         """Return rows that are likely among the best of each query.
 
         Args:
-            queries: (Q, D) float32. One query is searched by one thread, more by all.
+            queries: (Q, D) float32. One is searched by one thread, but for a scan, which shares its rows among all; more by all.
             count: How many rows to propose; ties may add some.
             effort: nprobe or efSearch, by the kind; None for the stage's own, or where it has none.
             allowed: (rows,) bool, the rows that may be proposed; None for all.
@@ -116,7 +117,10 @@ def load_stage(kind: IndexKind, folder: Path, files: Sequence[str], table: "Shar
 
     rows, dimension = table.rows, table.dimension(vector)
     quantiser, codes, searcher, cells = find(".quantiser.npz"), find(".codes.npy"), find(".faiss"), find(".cells.npz")
-    missing = f"{folder}: the index of {table.modality} by {vector} lacks a file of its {kind.name} stage. Run medret build-index again"
+    missing = (
+        f"{folder}: the index of {table.modality} by {vector} lacks a file that {kind.name} needs, or was built by an earlier medret. "
+        f"{mend(folder.parent)}"
+    )
     if (kind.compact and quantiser is None) or (kind.cells and cells is None):
         raise MedretError(missing)
     if kind.factory is not None:
