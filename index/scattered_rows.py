@@ -38,6 +38,7 @@ class ScatteredRows:
             view: npt.NDArray[Any] = np.ndarray((windows, dimension), dtype, memory, strides=(dtype.itemsize,) * 2)
             view.flags.writeable = False
             self._views.append(view)
+            assert not ((places - low) % dtype.itemsize).any()  # a shard's buffers lie at multiples of 8 bytes, or Arrow refuses it
             self._first[mine] = (places - low) // dtype.itemsize - self._edges[mine] * dimension
 
     def take(self, rows: Rows) -> npt.NDArray[np.float32]:
