@@ -96,7 +96,7 @@ def _check(half: str, folder: Path, found: Export) -> None:
     if found.way != "numpy":
         raise MedretError(
             f"{folder}: its {half} encoder without torch does not agree with torch on this machine ({found.reason}). "
-            f"Load torch for {half}s: build the index again on this machine"
+            f"Try {half}s again here, or have torch loaded for them: medret compact --rebuild"
         )
 
 
