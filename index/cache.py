@@ -9,31 +9,29 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
-from encoders.atomic import private_folder
+from encoders.atomic import private_folder, sync
 from encoders.errors import MedretError
 from encoders.json_object import read_json, write_json
 from encoders.pixels import REDUCTION, missing_decoders
 from encoders.preprocess import Fitted, Preprocessing
 from index.cache_file import (
-    HEADER,
+    AT_ONCE,
+    END,
+    PIXELS,
     ImageCache,
     Listed,
     cache_name,
     find_notes,
     kept_entries,
     open_cache,
-    read_sizes,
-    write_header,
-    write_sizes,
+    remove_older,
+    write_films,
 )
 from index.corpora.record import Record
 from index.resume import locked
 from index.squares import Square, decode_square, make_ahead
 
 PRIVATE_CACHE = Path("private") / "cache.json"  # in a pseudonymised shards folder: which cache its films came from
-_AT_ONCE = 1024  # images between two notes of progress: what a kill costs at most
 
 
 def build_image_cache(
@@ -46,7 +44,7 @@ def build_image_cache(
 ) -> ImageCache:
     """Decode the images of records into a memory-mapped file, or reuse the file that holds exactly these.
 
-    It can be killed at any moment: the next call goes on after the last 1,024 images that were finished. A second process
+    It can be killed at any moment: the next call goes on after the last 128 images that were finished. A second process
     waits for the first and takes what it decoded. The file is named by a hash over the ids, the preprocessing (but for what
     happens to squares afterwards), the size, the decoders that are missing, and the size and modification time of every image
     file, so that a changed image, or one whose decoder was installed since, is decoded anew. What other caches in the folder
@@ -140,13 +138,13 @@ class _Copies:
         for note in find_notes(folder):
             with suppress(MedretError):  # damaged: its films are decoded
                 content = read_json(note)
-                if content.get("rule") == rule and note.with_suffix(".npy").is_file():
+                if content.get("rule") == rule and note.with_suffix(PIXELS).is_file():
                     held, kept = open_cache(note.with_suffix(""), size), kept_entries(content)
                     self._places |= {entry[0]: (entry[1:], row, held) for row, entry in enumerate(kept)}
 
     def find(self, record: Record) -> Fitted | None:
         state, row, held = self._places.get(record.id, ([], 0, None))
-        return None if held is None or not state or state != _state(record) else Fitted(np.array(held.images[row]), *held.sizes[row])
+        return None if held is None or not state or state != _state(record) else Fitted(held.images[row].copy(), *held.sizes[row])
 
 
 def _copied_or_decoded(copies: _Copies, preprocessing: Preprocessing, size: int, record: Record) -> Fitted | str:
@@ -168,13 +166,13 @@ def _state(record: Record) -> list[int]:
 
 
 def _rule(preprocessing: Preprocessing, size: int) -> dict[str, Any]:
-    """All that a square depends on besides its film, and what is kept of the film."""
+    """All that a square depends on besides its film."""
     settings = {name: getattr(preprocessing, name) for name in ("fit", "resampling", "decoding")}
-    return {**settings, "reduction": REDUCTION, "size": size, "missing": missing_decoders(), "keeps": "sizes"}
+    return {**settings, "reduction": REDUCTION, "size": size, "missing": missing_decoders()}
 
 
 def _is_whole(place: Path) -> bool:
-    return place.with_suffix(".json").is_file() and place.with_suffix(".npy").is_file()
+    return place.with_suffix(".json").is_file() and place.with_suffix(PIXELS).is_file()
 
 
 def _fill(
@@ -187,62 +185,52 @@ def _fill(
     progress: Callable[[int, int], None] | None,
     workers: int | None,
 ) -> None:
-    part, note = place.with_suffix(".npy.part"), place.with_suffix(".part.json")
-    done, failures, sizes = _resume(part, note, size)
-    needed = (len(listed) - done) * size * size
-    free = shutil.disk_usage(place.parent).free
-    if needed > free:
-        raise MedretError(f"{place.parent}: {needed >> 20} MiB are needed for decoded images, {free >> 20} are free. Free space.")
+    part, note = place.with_suffix(f"{PIXELS}.part"), place.with_suffix(".part.json")
+    done, failures = _resume(part, note)
     try:
+        remove_older(place.parent)
+        needed, free = (len(listed) - done) * size * size, shutil.disk_usage(place.parent).free
+        if needed > free:
+            raise MedretError(f"{place.parent}: {needed >> 20} MiB are needed for decoded images, {free >> 20} are free. Free space.")
         part.touch(mode=0o600)
+        films: list[tuple[str, Fitted]] = []
         with part.open("ab") as file:
-            file.write(bytes(HEADER - file.tell() if file.tell() < HEADER else 0))
             for record, made in make_ahead(islice(_imaged(records), done, None), make, workers):
                 if isinstance(made, str):
                     failures[record.id] = made
                 else:
-                    file.write(made.square.tobytes())
-                    sizes.append((made.width, made.height))
+                    films.append((record.id, made))
                 done += 1
-                if done % _AT_ONCE == 0:
-                    _note(file, note, done, failures, sizes)
+                if done % AT_ONCE == 0 or done == len(listed):
+                    write_films(file, size, films)
+                    films.clear()
+                    _note(file, note, done, failures)
                 if progress is not None:
                     progress(done, len(listed))
-            _note(file, note, done, failures, sizes)
-        kept = len(listed) - len(failures)
-        if not kept:
+            file.write(END)
+        if len(failures) == len(listed):
             note.unlink()  # whatever is mended, the next run begins anew
-            raise MedretError(f"{place.parent}: none of {len(listed)} images can be decoded; the first: {next(iter(failures.values()))}")
-        write_json(place.with_suffix(".json"), {"rule": rule, "records": listed, "failures": failures, "sizes": write_sizes(sizes)})
-        _finish(part, place.with_suffix(".npy"), (kept, size, size))
+            raise MedretError(f"{place.parent}: none of {done} images can be decoded; the first: {next(iter(failures.values()))}")
+        sync(part)
+        write_json(place.with_suffix(".json"), {"rule": rule, "records": listed, "failures": failures})
+        part.replace(place.with_suffix(PIXELS))
     except OSError as error:
         raise MedretError(f"{place.parent}: cannot be written ({error.strerror or error}). Free space or choose another place.") from error
     note.unlink(missing_ok=True)
 
 
-def _resume(part: Path, note: Path, size: int) -> tuple[int, dict[str, str], list[tuple[int, int]]]:
-    """Return how many images an earlier run finished, which failed and how large the others are; cut off what came after its last note."""
+def _resume(part: Path, note: Path) -> tuple[int, dict[str, str]]:
+    """Return how many images an earlier run finished and which of them failed; cut off what came after its last note."""
     if part.is_file() and note.is_file():
         progress = read_json(note)
-        done, failures = int(progress["done"]), dict(progress["failures"])
-        length = HEADER + (done - len(failures)) * size * size
-        if part.stat().st_size >= length:
-            os.truncate(part, length)
-            return done, failures, read_sizes(progress["sizes"])
+        if part.stat().st_size >= progress["bytes"]:
+            os.truncate(part, progress["bytes"])
+            return int(progress["done"]), dict(progress["failures"])
     part.unlink(missing_ok=True)
-    return 0, {}, []
+    return 0, {}
 
 
-def _note(file: BinaryIO, note: Path, done: int, failures: dict[str, str], sizes: list[tuple[int, int]]) -> None:
+def _note(file: BinaryIO, note: Path, done: int, failures: dict[str, str]) -> None:
     file.flush()
     os.fsync(file.fileno())
-    write_json(note, {"done": done, "failures": failures, "sizes": write_sizes(sizes)})
-
-
-def _finish(part: Path, path: Path, shape: tuple[int, int, int]) -> None:
-    """Write the .npy header into the room left for it, and give the file its name."""
-    with part.open("r+b") as file:
-        write_header(file, shape)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_json(note, {"done": done, "bytes": file.tell(), "failures": failures})

@@ -1,4 +1,8 @@
-"""The files of finished image caches: pixels in one .npy, and beside it a note of what they are of. Films can be removed from them."""
+"""The files of image caches: films in one Arrow stream, and beside it a note of what they were made of. Films can be removed from them.
+
+A stream is written by appending batch after batch, so that one that was interrupted goes on; uncompressed, its pixels lie in the file
+as they are used, and any Arrow reader can read it.
+"""
 
 import hashlib
 import json
@@ -9,17 +13,22 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 
 from encoders.atomic import sync, whole_file
 from encoders.errors import MedretError
 from encoders.json_object import read_json, write_json
+from encoders.preprocess import Fitted
+from index.films import Films
 from index.resume import locked
 
 Listed = list[list[Any]]  # id, bytes and modification time (ns) of each image; the id alone where there is no file
 
-HEADER = 128  # bytes before the pixels in the .npy file
-_NOTE = re.compile(r"[0-9a-f]{32}\.json")  # beside each finished .npy file: what is in it
+AT_ONCE = 128  # images a batch: what a kill costs at most
+PIXELS = ".arrows"  # how Arrow has the name of a stream end
+END = b"\xff" * 4 + bytes(4)  # of a stream, by Arrow's specification
+_NOTE = re.compile(r"[0-9a-f]{32}\.json")  # beside each finished stream: what was decoded, what could not be, and how
+_OLDER = re.compile(r"[0-9a-f]{32}\.npy(\.part)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,47 +36,66 @@ class ImageCache:
     """Decoded images of a list of records.
 
     Attributes:
-        images: (N, S, S) uint8, memory-mapped, read-only.
+        images: N films, memory-mapped, read-only.
         ids: Record id of each of the N.
-        sizes: Width and height of each of the N films before they were made square; empty in files of older versions.
+        sizes: Width and height of each of the N films before they were made square.
         failures: Record id to why its image could not be decoded; these have no row.
     """
 
-    images: npt.NDArray[np.uint8]
+    images: Films
     ids: list[str]
     sizes: list[tuple[int, int]]
     failures: dict[str, str]
 
 
 def open_cache(place: Path, size: int) -> ImageCache:
-    """Map the cache at a path without its endings, of squares of a size.
+    """Map the cache at a path without its endings, of squares of a size; no pixel is read.
 
     Raises:
         MedretError: If it is damaged.
     """
-    content, path = read_json(place.with_suffix(".json")), place.with_suffix(".npy")
+    content, path = read_json(place.with_suffix(".json")), place.with_suffix(PIXELS)
     mend = f"Remove {place.name}.* in {place.parent}; they are made anew."
     try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        table = pa.ipc.open_stream(pa.py_buffer(np.memmap(path, mode="r"))).read_all()  # Arrow's own map would have all pixels read ahead
+        table.validate(full=True)  # a flipped bit in an offset would have us read anywhere
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise MedretError(f"{path}: the image cache is damaged ({type(error).__name__}). {mend}") from error
-    ids = [entry[0] for entry in kept_entries(content)]
-    if images.shape != (len(ids), size, size) or images.dtype != np.uint8:
-        raise MedretError(f"{path}: the image cache holds {images.shape}, expected ({len(ids)}, {size}, {size}). {mend}")
-    sizes = read_sizes(content.get("sizes", ""))
-    if "sizes" in content and len(sizes) != len(ids):
-        raise MedretError(f"{path}: the image cache has the sizes of {len(sizes)} films, expected {len(ids)}. {mend}")
-    return ImageCache(images=images, ids=ids, sizes=sizes, failures=dict(content["failures"]))
+    if table.schema != _schema(size):
+        raise MedretError(f"{path}: the image cache holds other columns, or no squares of {size} x {size} pixels. {mend}")
+    ids, expected = table["id"].to_pylist(), [entry[0] for entry in kept_entries(content)]
+    if ids != expected:
+        raise MedretError(f"{path}: the image cache holds {len(ids)} films that are not the {len(expected)} it should hold. {mend}")
+    return ImageCache(
+        images=Films([chunk.to_numpy_ndarray() for chunk in table["pixels"].chunks]),
+        ids=ids,
+        sizes=list(zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True)),
+        failures=dict(content["failures"]),
+    )
 
 
-def read_sizes(text: str) -> list[tuple[int, int]]:
-    """Read what `write_sizes` wrote."""
-    return [(int(width), int(height)) for width, _, height in (size.partition("x") for size in text.split())]
+def write_films(file: BinaryIO, size: int, films: Iterable[tuple[str, Fitted]]) -> None:
+    """Append films to a file of squares of a size: as one batch, after the schema where the file is empty.
+
+    Args:
+        file: Not past its end.
+        size: Side of the squares, in pixels.
+        films: The record id of each, and its square.
+    """
+    schema = _schema(size)
+    if not file.tell():
+        file.write(schema.serialize())
+    if rows := [(fitted.square, id, fitted.width, fitted.height) for id, fitted in films]:
+        squares, *columns = zip(*rows, strict=True)
+        pixels = pa.FixedSizeListArray.from_arrays(pa.array(np.stack(squares).reshape(-1)), size * size)
+        arrays = [pa.ExtensionArray.from_storage(schema.types[0], pixels)]
+        arrays += [pa.array(column, type) for column, type in zip(columns, schema.types[1:], strict=True)]
+        file.write(pa.record_batch(arrays, schema=schema).serialize())
 
 
-def write_sizes(sizes: Iterable[tuple[int, int]]) -> str:
-    """Widths and heights as a note holds them: one string, since a list of a million takes seconds to write as JSON."""
-    return " ".join(f"{width}x{height}" for width, height in sizes)
+def _schema(size: int) -> Any:
+    pixels = pa.fixed_shape_tensor(pa.uint8(), (size, size))
+    return pa.schema({"pixels": pixels, "id": pa.string(), "width": pa.uint32(), "height": pa.uint32()})
 
 
 def cache_name(rule: dict[str, Any], listed: Listed) -> str:
@@ -88,15 +116,16 @@ def kept_entries(content: dict[str, Any]) -> Listed:
     return [entry for entry in content["records"] if entry[0] not in content["failures"]]
 
 
-def write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-    """Fill the room before the pixels, so that NumPy can read the file."""
-    file.seek(0)
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    assert file.tell() == HEADER
+def remove_older(folder: Path) -> None:
+    """Remove caches of the layout before, a .npy file each: nothing reads them, and they hold films of patients."""
+    for pixels in [path for path in folder.glob("*.npy*") if _OLDER.fullmatch(path.name)]:
+        pixels.unlink()
+        for ending in (".json", ".part.json"):
+            pixels.with_name(pixels.name[:32] + ending).unlink(missing_ok=True)
 
 
 def forget(folder: Path, ids: Iterable[str]) -> int:
-    """Remove films from every cache in a folder; caches that are not finished go altogether.
+    """Remove films from every cache in a folder; caches that are not finished, or of an older layout, go altogether.
 
     A cache that calls them by other ids, as one with real ids beside one with pseudonyms, loses what has the size and the
     modification time of one of them: it may be another film, which is then decoded again.
@@ -119,10 +148,11 @@ def forget(folder: Path, ids: Iterable[str]) -> int:
     gone, removed = set(ids), 0
     with locked(folder, wait=True):
         try:
-            for part in [*folder.glob("*.npy.part"), *folder.glob("*.part.json"), *folder.glob(".*.part")]:
+            for part in [*folder.glob(f"*{PIXELS}.part"), *folder.glob("*.part.json"), *folder.glob(".*.part")]:
                 part.unlink()
             for note, lost in _holding(folder, gone):
                 removed += _rewrite(note, read_json(note), lost)
+            remove_older(folder)  # last: its note may be all that tells what another cache calls a film
         except OSError as error:
             raise MedretError(f"{folder}: cannot be written ({error.strerror or error}). Mend that and run again.") from error
     return removed
@@ -150,7 +180,8 @@ def _listed(note: Path) -> Listed:
 
 def _rewrite(note: Path, content: dict[str, Any], gone: set[str]) -> int:
     """Write one cache anew without some films, under the name of the list that is left; return how many squares went."""
-    if not note.with_suffix(".npy").is_file():
+    if not note.with_suffix(PIXELS).is_file():
+        note.with_suffix(".npy").unlink(missing_ok=True)
         note.unlink()
         return 0
     left = [entry for entry in content["records"] if entry[0] not in gone]
@@ -158,15 +189,14 @@ def _rewrite(note: Path, content: dict[str, Any], gone: set[str]) -> int:
     held = open_cache(note.with_suffix(""), content["rule"]["size"])
     if rows:
         place = note.with_name(cache_name(content["rule"], left))
-        with whole_file(place.with_suffix(".npy")) as part, part.open("wb") as file:
-            file.write(bytes(HEADER))
-            for start in range(0, len(rows), 256):
-                file.write(held.images[rows[start : start + 256]].tobytes())
-            write_header(file, (len(rows), *held.images.shape[1:]))
+        with whole_file(place.with_suffix(PIXELS)) as part, part.open("wb") as file:
+            for start in range(0, len(rows), AT_ONCE):
+                films = ((held.ids[row], Fitted(held.images[row], *held.sizes[row])) for row in rows[start : start + AT_ONCE])
+                write_films(file, content["rule"]["size"], films)
+            file.write(END)
         failures = {id: reason for id, reason in content["failures"].items() if id not in gone}
-        sizes = {"sizes": write_sizes(held.sizes[row] for row in rows)} if held.sizes else {}
-        write_json(place.with_suffix(".json"), {"rule": content["rule"], "records": left, "failures": failures, **sizes})
-    for old in (note.with_suffix(".npy"), note):  # pixels first: without its note nobody would know whose they are
+        write_json(place.with_suffix(".json"), {"rule": content["rule"], "records": left, "failures": failures})
+    for old in (note.with_suffix(PIXELS), note):  # pixels first: without its note nobody would know whose they are
         old.unlink(missing_ok=True)
     sync(note.parent)
     return len(held.ids) - len(rows)

@@ -188,7 +188,7 @@ def test_a_cache_being_filled_twice_at_once_is_filled_once(made, tmp_path):
     running = [start(made, tmp_path / f"out{number}", options) for number in range(2)]
 
     assert [process.outcome() for process in running] == [None, None]
-    assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
+    assert len(list((tmp_path / "cache").glob("*.arrows"))) == 1
     one, other = (content(tmp_path / f"out{number}") for number in range(2))
     assert one == other
     records = list(open_corpus(made / "table.csv").records())

@@ -6,6 +6,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -38,17 +39,25 @@ def test_the_cache_holds_what_decoding_each_image_gives(records, tmp_path):
     held = build_image_cache(records, WAY, tmp_path / "cache", workers=3)
 
     assert held.ids == [f"r{number}" for number in range(7)]
-    assert (held.images.shape, held.images.dtype, held.images.flags.writeable) == ((7, 16, 16), np.uint8, False)
-    assert isinstance(held.images, np.memmap)
-    for record, square in zip(records, held.images, strict=False):
-        np.testing.assert_array_equal(square, WAY.square(read_image(record.image)))
+    assert (held.images.shape, held.images[0].dtype, held.images[0].flags.writeable) == ((7, 16, 16), np.uint8, False)
+    for row in range(7):
+        np.testing.assert_array_equal(held.images[row], WAY.square(read_image(records[row].image)))
 
 
-def test_the_cache_is_a_plain_numpy_file(records, tmp_path):
-    held = build_image_cache(records, WAY, tmp_path / "cache", size=24)
+def test_the_cache_is_a_plain_arrow_stream(records, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "AT_ONCE", 3)
+    records[1].image.write_text("no image")
+    build_image_cache(records, WAY, tmp_path / "cache", size=24)
 
-    np.testing.assert_array_equal(np.load(next((tmp_path / "cache").glob("*.npy"))), held.images)
-    assert held.images.shape == (7, 24, 24)
+    table = pa.ipc.open_stream(next((tmp_path / "cache").glob("*.arrows")).read_bytes()).read_all()
+
+    kept = [0, 2, 3, 4, 5, 6]
+    assert [len(chunk) for chunk in table["pixels"].chunks] == [2, 3, 1]
+    np.testing.assert_array_equal(
+        np.array(table["pixels"].to_pylist()).reshape(6, 24, 24), [WAY.square(read_image(records[row].image), 24) for row in kept]
+    )
+    described = table.drop(["pixels"]).to_pylist()
+    assert described == [{"id": f"r{row}", "width": 30, "height": 20 + row} for row in kept]
 
 
 def test_a_bad_image_has_no_row_but_a_reason_without_its_path(records, tmp_path):
@@ -71,7 +80,7 @@ def test_the_cache_is_reused_for_the_same_images(records, tmp_path, monkeypatch)
     first = build_image_cache(records, WAY, tmp_path / "cache")
     monkeypatch.setattr(cache, "decode_square", no_decoding)
 
-    np.testing.assert_array_equal(build_image_cache(records, WAY, tmp_path / "cache").images, first.images)
+    np.testing.assert_array_equal(build_image_cache(records, WAY, tmp_path / "cache").images[:], first.images[:])
 
 
 @pytest.mark.parametrize("change", ["size", "preprocessing", "records", "image", "decoders"])
@@ -88,7 +97,7 @@ def test_the_cache_is_made_anew_when_anything_changes(records, tmp_path, monkeyp
 
     expected = way.square(read_image(changed[0].image), 20 if change == "size" else None)
     np.testing.assert_array_equal(held.images[0], expected)
-    assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
+    assert len(list((tmp_path / "cache").glob("*.arrows"))) == 2
 
 
 class StoppedError(Exception):
@@ -97,7 +106,7 @@ class StoppedError(Exception):
 
 @pytest.mark.parametrize("stop", range(1, 8))
 def test_a_stopped_run_goes_on_where_it_was_stopped(records, tmp_path, monkeypatch, stop):
-    monkeypatch.setattr(cache, "_AT_ONCE", 2)
+    monkeypatch.setattr(cache, "AT_ONCE", 2)
     records[1].image.write_text("no image")
     expected = build_image_cache(records, WAY, tmp_path / "whole")
 
@@ -107,23 +116,54 @@ def test_a_stopped_run_goes_on_where_it_was_stopped(records, tmp_path, monkeypat
 
     with pytest.raises(StoppedError):
         build_image_cache(records, WAY, tmp_path / "cache", progress=stop_there)
-    assert list((tmp_path / "cache").glob("*.npy")) == []
+    assert list((tmp_path / "cache").glob("*.arrows")) == []
     done = []
     held = build_image_cache(records, WAY, tmp_path / "cache", progress=lambda count, total: done.append(count))
 
-    assert done == list(range(stop - stop % 2 + 1, 8))
+    assert done == list(range((stop - stop % 2 if stop < 7 else 7) + 1, 8))
     assert (held.ids, held.failures) == (expected.ids, expected.failures)
     assert held.sizes == expected.sizes == [(30, 20 + number) for number in (0, 2, 3, 4, 5, 6)]
-    np.testing.assert_array_equal(held.images, expected.images)
+    np.testing.assert_array_equal(held.images[:], expected.images[:])
 
 
 def test_a_damaged_cache_says_what_to_remove(records, tmp_path):
     build_image_cache(records, WAY, tmp_path / "cache")
-    file = next((tmp_path / "cache").glob("*.npy"))
+    file = next((tmp_path / "cache").glob("*.arrows"))
     os.truncate(file, 500)
 
     with pytest.raises(MedretError, match=f"the image cache is damaged.*Remove {file.stem}"):
         build_image_cache(records, WAY, tmp_path / "cache")
+
+
+def test_a_cache_with_the_films_of_another_is_refused(records, tmp_path):
+    build_image_cache(records[:5], WAY, tmp_path / "cache")
+    (film,) = (tmp_path / "cache").glob("*.arrows")
+    kept = film.rename(tmp_path / "kept")
+    build_image_cache(records[1:6], WAY, tmp_path / "cache")
+    (other,) = (tmp_path / "cache").glob("*.arrows")
+    other.replace(film)
+
+    with pytest.raises(MedretError, match="holds 5 films that are not the 5 it should hold"):
+        build_image_cache(records[:5], WAY, tmp_path / "cache")
+    kept.replace(film)
+    assert build_image_cache(records[:5], WAY, tmp_path / "cache").ids == [f"r{row}" for row in range(5)]
+
+
+@pytest.mark.parametrize("by", ["what fills a cache", "what forgets films"])
+def test_caches_of_the_layout_before_are_removed(records, tmp_path, by):
+    """Finished or not; what medret did not name stays."""
+    older = [f"{'0a' * 16}.npy", f"{'0a' * 16}.json", f"{'0b' * 16}.npy.part", f"{'0b' * 16}.part.json"]
+    build_image_cache(records[:2], WAY, tmp_path / "cache")
+    for name in (*older, "mine.npy"):
+        (tmp_path / "cache" / name).write_text('{"records": [["r0", 1, 2]], "failures": {}}')
+
+    if by == "what fills a cache":
+        build_image_cache(records, WAY, tmp_path / "cache")
+    else:
+        assert forget(tmp_path / "cache", ["r0"]) == 1
+
+    left = {path.name for path in (tmp_path / "cache").iterdir()}
+    assert "mine.npy" in left and not left & set(older)
 
 
 def test_no_image_at_all_is_an_error(records, tmp_path):
@@ -159,7 +199,7 @@ def test_a_second_run_waits_and_takes_what_the_first_decoded(records, tmp_path):
         first, second = pool.map(build, range(2))
 
     assert calls == list(range(1, 141))
-    np.testing.assert_array_equal(first.images, second.images)
+    np.testing.assert_array_equal(first.images[:], second.images[:])
 
 
 def test_a_cache_is_for_its_owner_alone_while_it_is_written(records, tmp_path):
@@ -167,7 +207,7 @@ def test_a_cache_is_for_its_owner_alone_while_it_is_written(records, tmp_path):
     (tmp_path / "cache").mkdir(mode=0o755)
 
     def look(done, total):
-        modes.update(path.stat().st_mode & 0o077 for path in (tmp_path / "cache").glob("*.npy*"))
+        modes.update(path.stat().st_mode & 0o077 for path in (tmp_path / "cache").glob("*.arrows*"))
 
     build_image_cache(records, WAY, tmp_path / "cache", progress=look)
     look(7, 7)
@@ -197,7 +237,7 @@ def test_what_another_cache_holds_is_not_decoded_again(records, tmp_path, monkey
 
     assert decoded == ["r2"]
     assert held.sizes == expected.sizes
-    np.testing.assert_array_equal(held.images, expected.images)
+    np.testing.assert_array_equal(held.images[:], expected.images[:])
 
 
 def test_a_cache_serves_every_encoder_that_fits_films_alike(records, tmp_path, monkeypatch):
@@ -221,7 +261,7 @@ def test_a_forgotten_film_is_in_no_cache_and_the_rest_is_not_decoded_again(recor
     build_image_cache(records, WAY, tmp_path / "cache")
     build_image_cache(records[3:], WAY, tmp_path / "cache", size=20)
     build_image_cache(records[5:], WAY, tmp_path / "cache", size=20)
-    (tmp_path / "cache" / "0.npy.part").write_bytes(b"unfinished: pixels of anyone")
+    (tmp_path / "cache" / "0.arrows.part").write_bytes(b"unfinished: pixels of anyone")
     gone = WAY.square(read_image(records[3].image)).tobytes()
     left = [record for record in records if record.id not in ("r1", "r3", "r4")]
 
@@ -237,7 +277,7 @@ def test_a_forgotten_film_is_in_no_cache_and_the_rest_is_not_decoded_again(recor
         held = build_image_cache(chosen, WAY, tmp_path / "cache", size=size)
         assert held.ids == [record.id for record in chosen if record.image]
         assert held.sizes == [Image.open(record.image).size for record in chosen if record.image]
-        np.testing.assert_array_equal(held.images[-1], WAY.square(read_image(records[6].image), size))
+        np.testing.assert_array_equal(held.images[len(held.ids) - 1], WAY.square(read_image(records[6].image), size))
 
 
 def test_a_forgotten_film_goes_from_a_cache_that_calls_it_by_another_id(records, tmp_path, monkeypatch):
@@ -252,21 +292,21 @@ def test_a_forgotten_film_goes_from_a_cache_that_calls_it_by_another_id(records,
         forget(place, ["hidden r3"])
     forget(place, ["hidden r3"])
 
-    for pixels in place.glob("*.npy"):
+    for pixels in place.glob("*.arrows"):
         assert squares[0] not in pixels.read_bytes() and squares[1] in pixels.read_bytes()
-    assert [len(np.load(pixels)) for pixels in place.glob("*.npy")] == [6, 6]
+    assert [pa.ipc.open_stream(pixels.read_bytes()).read_all().num_rows for pixels in place.glob("*.arrows")] == [6, 6]
     assert not any('r3"' in note.read_text() for note in place.glob("*.json"))
 
 
 def test_a_cache_that_cannot_be_written_says_so(records, tmp_path):
     build_image_cache(records, WAY, tmp_path / "cache")
-    (tmp_path / "cache" / "0.npy.part").mkdir()
+    (tmp_path / "cache" / "0.arrows.part").mkdir()
 
     with pytest.raises(MedretError, match=r"cache: cannot be written \("):
         forget(tmp_path / "cache", ["r3"])
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".json"])
+@pytest.mark.parametrize("suffix", [".arrows", ".json"])
 def test_a_damaged_cache_does_not_hinder_another(records, tmp_path, suffix):
     build_image_cache(records, WAY, tmp_path / "cache")
     for file in (tmp_path / "cache").glob(f"*{suffix}"):
@@ -303,7 +343,7 @@ def test_a_film_is_forgotten_though_it_was_interrupted(records, tmp_path, monkey
 
     forget(place, ["r3"])
 
-    (pixels,) = place.glob("*.npy")
-    assert np.load(pixels).shape == (6, 16, 16)
+    (pixels,) = place.glob("*.arrows")
+    assert pa.ipc.open_stream(pixels.read_bytes()).read_all()["id"].to_pylist() == ["r0", "r1", "r2", "r4", "r5", "r6"]
     (note,) = place.glob("*.json")
     assert "r3" not in note.read_text()

@@ -466,7 +466,7 @@ def test_a_pseudonymised_encode_takes_films_from_a_cache_of_real_ids_and_tells_n
     encode_corpus(corpus, encoder, tmp_path / "plain", options=options)
     encode_corpus(corpus, encoder, tmp_path / "out", options=replace(options, pseudonym_key=b"0123456789abcdef"))
 
-    assert len(held.ids) == 6 and len(list((tmp_path / "cache").glob("*.npy"))) == 1
+    assert len(held.ids) == 6 and len(list((tmp_path / "cache").glob("*.arrows"))) == 1
     assert [call.args[2].image.stem for call in decoded.call_args_list] == ["i5", "i5"]  # once more in each run, for its reason
     plain, out = (open_shards(tmp_path / name).table("images") for name in ("plain", "out"))
     np.testing.assert_array_equal(out.vectors("joint", np.arange(6)), plain.vectors("joint", np.arange(6)))

@@ -360,7 +360,7 @@ def test_processes_share_the_work_and_the_last_one_says_what_there_is(made, tmp_
     assert summary["complete"]
     assert (summary["failures"], summary["compute"]["pixels"]) == (0, "squares 512")
     assert summary["rates"]["images"] > 0
-    assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
+    assert len(list((tmp_path / "cache").glob("*.arrows"))) == 1
     (note,) = (line for line in medret(*told, "--rank", 1).stderr.splitlines() if "rank" in line.lower() and "go together" in line)
     assert note
 

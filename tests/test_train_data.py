@@ -7,7 +7,8 @@ from handmade_corpora import Row, labelled, paired, spoken, table_corpus
 from encoders.errors import MedretError
 from encoders.preprocess import Preprocessing
 from index.corpora.record import NULL_LABEL, LabelState
-from train.data import Films, TrainingData, load_training_data
+from index.films import Films
+from train.data import TrainingData, load_training_data
 from train.samples import Source, collect_samples
 
 

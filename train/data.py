@@ -14,40 +14,8 @@ from encoders.errors import MedretError
 from encoders.preprocess import Preprocessing
 from index.cache import build_image_cache
 from index.corpora.record import NULL_LABEL, Record
+from index.films import Films
 from train.samples import Sample, Samples, SourceSamples, count_studies, study_key
-
-
-class Films:
-    """Films of one size from several arrays, numbered through: what is asked for is read, and nothing else."""
-
-    def __init__(self, parts: Sequence[NDArray[np.uint8]]) -> None:
-        """Join arrays (n, S, S) uint8, memory-mapped or not; at least one."""
-        self._parts = [part for part in parts if len(part)] or list(parts[:1])
-        self._ends = np.cumsum([len(part) for part in self._parts])
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(N, S, S)."""
-        return (len(self), *self._parts[0].shape[1:])
-
-    def __getitem__(self, rows: "NDArray[np.int64] | slice") -> NDArray[np.uint8]:
-        """The films of these rows, (B, S, S) uint8, copied.
-
-        Raises:
-            IndexError: If a row is not from 0 to below N.
-        """
-        wanted = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)  # (B,)
-        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
-            raise IndexError(f"films {wanted.min()} to {wanted.max()} of {len(self)}")
-        films = np.empty((len(wanted), *self.shape[1:]), dtype=np.uint8)
-        of = np.searchsorted(self._ends, wanted, side="right")  # (B,) the part of each
-        for number, part in enumerate(self._parts):
-            here = of == number
-            films[here] = part[wanted[here] - (self._ends[number] - len(part))]
-        return films
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +131,7 @@ class _Decoded(NamedTuple):
     """The images of one split of one corpus whose film could be read."""
 
     samples: list[Sample]
-    films: NDArray[np.uint8]
+    films: Films
     unreadable: int
 
 
@@ -192,7 +160,7 @@ def load_training_data(
 
     def decoded(split: str, chosen: list[Sample], size: int) -> _Decoded:
         if not chosen:  # a corpus of reports alone
-            return _Decoded([], np.empty((0, size, size), dtype=np.uint8), 0)
+            return _Decoded([], Films([np.empty((0, size, size), dtype=np.uint8)]), 0)
         records = [sample.record for sample in chosen]
         cache = build_image_cache(records, preprocessing, cache_folder, size=size, workers=workers or None, progress=progress)
         kept = [sample for sample in chosen if sample.record.id not in cache.failures]
@@ -232,7 +200,7 @@ def _image_set(parts: Sequence[_Decoded], findings: Sequence[str], codes: dict[t
     return ImageSet(
         records=[sample.record for part in samples for sample in part],
         sentences=_sentences(samples),
-        films=Films([part.films for part in parts]),
+        films=Films([array for part in parts for array in part.films.arrays]),
         **_columns(samples, findings, codes),
     )
 

@@ -13,11 +13,12 @@ from torch import Tensor
 from encoders.atomic import whole_file
 from encoders.checkpoint import save_checkpoint
 from encoders.dual import DualEncoder
+from index.films import Films
 from train.batches import Batch, BatchPlanner, read_ahead, validation_batches
 from train.card import checkpoint_notes, data_notes, render_card
 from train.config import TrainConfig, dump_config
 from train.curves import draw_curves, metric_names, write_metrics
-from train.data import Films, TrainingData
+from train.data import TrainingData
 from train.distributed import SOLO, Group
 from train.events import EventWriter, event_writer
 from train.interruption import signals_noted
