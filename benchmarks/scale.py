@@ -23,8 +23,9 @@ from clock import CORES, median, percentile, seconds, set_threads
 from contenders import K, Medret, Setting, Truth
 from results_file import Results, milliseconds, options, table
 
-from index.calibration import calibrate
-from index.cost import predict, prediction_table
+from index.calibration import Calibration, calibrate
+from index.cost import predict
+from index.kinds import KINDS
 
 SECTIONS = ("predicted", "measured")
 COUNTS = (601_000, 5_000_000, 10_000_000, 100_000_000)
@@ -54,7 +55,18 @@ def main() -> None:
 def predicted() -> dict[str, Any]:
     """Return this machine's rates and the table of predictions."""
     calibration = calibrate()
-    return {"calibration": asdict(calibration), "table": prediction_table(COUNTS, 512, calibration)}
+    return {"calibration": asdict(calibration), "table": prediction_table(calibration)}
+
+
+def prediction_table(calibration: Calibration) -> str:
+    """Return a Markdown table of what every kind is predicted to cost for so many vectors of 512 dimensions."""
+    lines = []
+    for rows in COUNTS:
+        for kind in KINDS.values():
+            one = predict(kind, rows, 512, calibration)
+            sizes = [f"{size / 1e9:.2f}" for size in (one.memory_bytes, one.mapped_bytes, one.disk_bytes)]
+            lines.append([f"{rows:,}", one.kind, f"{one.build_s:,.1f}", f"{one.certify_s:,.1f}", *sizes, f"{one.latency_s * 1e3:,.2f}"])
+    return table(["vectors", "kind", "build s", "certify s", "memory GB", "read by every query GB", "disk GB", "ms a query"], lines)
 
 
 def measure(archive: Archive, kind: str, results: Results) -> dict[str, Any]:

@@ -20,7 +20,7 @@ does not fit into the processor's cache. n, efSearch and k' are what recall@10 0
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from encoders.errors import MedretError
@@ -296,17 +296,6 @@ def check_patience(prediction: Prediction, yes: bool) -> None:
             f"a {prediction.kind} index is predicted to take {total / HOUR:.1f} hours on this machine ({prediction.build_s / 60:,.0f} "
             f"min to build, {prediction.certify_s / 60:,.0f} min to certify). Add --yes to build it, or choose another --kind"
         )
-
-
-def prediction_table(counts: Iterable[int], dimension: int, calibration: Calibration) -> str:
-    """Return a Markdown table of what every kind is predicted to cost for so many vectors."""
-    lines = ["| vectors | kind | build s | certify s | memory GB | read by every query GB | disk GB | ms a query |", "|" + "---|" * 8]
-    for rows in counts:
-        for kind in KINDS.values():
-            one = predict(kind, rows, dimension, calibration)
-            sizes = " | ".join(f"{size / 1e9:.2f}" for size in (one.memory_bytes, one.mapped_bytes, one.disk_bytes))
-            lines.append(f"| {rows:,} | {one.kind} | {one.build_s:,.1f} | {one.certify_s:,.1f} | {sizes} | {one.latency_s * 1e3:,.2f} |")
-    return "\n".join(lines)
 
 
 def _amount(size: float) -> str:

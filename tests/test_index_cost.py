@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scale import COUNTS, prediction_table
 from shard_folders import unit, write_images
 
 from encoders.errors import MedretError
 from index.calibration import Calibration, calibrate
-from index.cost import check_patience, choose_kind, code_bytes, is_small, predict, prediction_table, resolve_kind
+from index.cost import check_patience, choose_kind, code_bytes, is_small, predict, resolve_kind
 from index.kinds import KINDS, find_kind
 from index.shards import open_shards
 from index.stages import build_stage
@@ -143,7 +144,7 @@ def test_an_unknown_kind_is_refused_before_anything_is_measured():
 
 
 def test_the_table_has_a_line_for_each_kind_and_size():
-    lines = prediction_table((10_000_000, 100_000_000), 512, MACHINE).splitlines()
+    lines = prediction_table(MACHINE).splitlines()
 
-    assert len(lines) == 2 + 2 * len(KINDS)
+    assert len(lines) == 2 + len(COUNTS) * len(KINDS)
     assert {line.count("|") for line in lines} == {9}
