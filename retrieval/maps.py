@@ -50,9 +50,21 @@ def beyond_normal(engine: "SearchEngine", query: NDArray[np.float32]) -> NDArray
     Returns:
         (D,) float32, the query less the unit mean of the prompts.
     """
-    normal = engine.encode_texts(prompts_for("No Finding")).mean(axis=0)
-    beyond: NDArray[np.float32] = query - normal / np.linalg.norm(normal)
+    beyond: NDArray[np.float32] = query - _normal(engine)[1]
     return beyond
+
+
+def says_normal(engine: "SearchEngine", query: NDArray[np.float32]) -> bool:
+    """Whether a query is as near to what the built-in prompts say of a normal film as these are: a map would follow a chance remainder."""
+    prompts, normal = _normal(engine)
+    return bool(query @ normal >= (prompts @ normal).min())
+
+
+def _normal(engine: "SearchEngine") -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The prompts of a normal film, (P, D), and their unit mean, (D,)."""
+    prompts = engine.encode_texts(prompts_for("No Finding"))
+    mean = prompts.mean(axis=0)
+    return prompts, mean / np.linalg.norm(mean)
 
 
 def draw_map(encoder: "DualEncoder", path: Path, direction: NDArray[np.float32], vector: str = "joint") -> FilmMap | None:
@@ -88,5 +100,5 @@ def _coloured(values: NDArray[np.float32]) -> Image.Image:
     picture = Image.fromarray(np.round(values * (_LEVELS - 1)).astype(np.uint8))
     steps = np.linspace(0, 1, _LEVELS)[:, None]
     picture.putpalette(np.round((1 - steps) * _FAINT + steps * _STRONG).astype(np.uint8).tobytes())
-    picture.info["transparency"] = np.round(255 * _OPACITY * steps[:, 0] ** 1.5).astype(np.uint8).tobytes()
+    picture.info["transparency"] = np.round(255 * _OPACITY * steps[:, 0] ** 2.5).astype(np.uint8).tobytes()
     return picture

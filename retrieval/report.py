@@ -1,9 +1,8 @@
 """One self-contained HTML page: queries, ranked films and reports, where films are like the query, and figures beside chance."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from index.corpora.prompts import prompts_for
 from index.corpora.record import LabelState
 from retrieval.engine import Answer, Hit, Query, SearchEngine
 from retrieval.filters import Selection, parse_condition, parse_where
-from retrieval.maps import FilmMap, beyond_normal, draw_map
+from retrieval.maps import FilmMap, beyond_normal, draw_map, says_normal
 from retrieval.page_tables import evaluation_table
 from retrieval.pages import note_without_ids, render_page
 from retrieval.pictures import film_picture
@@ -22,17 +21,18 @@ from retrieval.tables import answer_notes, percentile_figure
 from retrieval.terms import Term
 
 EXAMPLES = 5  # hits of each example query on an evaluation's page
+_NOTHING_BEYOND = "no similarity maps: to this encoder the question says what is said of a normal film, so there is nothing to point at"
 _EXCERPT = 160  # characters of a report on each side of its best sentence, or from its beginning twice as many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shown:
-    """An answer on the page; `finding` marks each hit by whether it is positive for it, `film` is the one that asked."""
+    """An answer on the page; `finding` marks each hit by whether it is positive for it, `normal` tells why there are no maps."""
 
     answer: Answer
-    film: Path | None = None
     finding: str | None = None
     maps: Mapping[str, FilmMap]
+    normal: bool
 
 
 def render_answers(engine: SearchEngine, answers: Sequence[Answer], *, with_ids: bool = False, maps: bool = True) -> str:
@@ -47,7 +47,7 @@ def render_answers(engine: SearchEngine, answers: Sequence[Answer], *, with_ids:
     Returns:
         The page. Films are embedded as JPEG of at most 420 pixels a side.
     """
-    shown = [_Shown(answer=answer, maps=_maps(engine, answer) if maps else {}) for answer in answers]
+    shown = [_shown(engine, answer, maps) for answer in answers]
     return _render("Answers", "", shown, [], engine, with_ids)
 
 
@@ -82,7 +82,7 @@ def _examples(engine: SearchEngine, protocol: Mapping[str, Any], findings: Seque
     ask = partial(Query, find=f"{found}s", vector=vector, k=EXAMPLES, splits=splits, views=views, only=limits.only, where=where_found)
     if asking == "text":
         for finding in findings:
-            yield _example(engine, ask(text=prompts_for(finding)[0]), finding, maps)
+            yield _shown(engine, engine.search(ask(text=prompts_for(finding)[0])), maps, finding)
         return
     table = engine.table("images")
     allowed = selection.rows(table)
@@ -90,27 +90,26 @@ def _examples(engine: SearchEngine, protocol: Mapping[str, Any], findings: Seque
         positive = np.flatnonzero(allowed & (table.labels([finding])[:, 0] == LabelState.POSITIVE))
         if len(positive):
             query = ask(id=table.ids(positive[:1])[0], exclude_same_patient=protocol.get("exclude_same_patient"))
-            yield _example(engine, query, finding, maps)
+            yield _shown(engine, engine.search(query), maps, finding)
 
 
-def _example(engine: SearchEngine, query: Query, finding: str, maps: bool) -> _Shown:
-    answer = engine.search(query)
-    return _Shown(answer=answer, finding=finding, maps=_maps(engine, answer) if maps else {})
-
-
-def _maps(engine: SearchEngine, answer: Answer) -> dict[str, FilmMap]:
-    """The map of each film that was found, by its id; none where the index stands without its encoder, which the page says."""
-    films = [hit for hit in answer.hits if hit.modality == "images" and hit.image_path is not None]
-    if not films or answer.vector is None:
-        return {}
+def _shown(engine: SearchEngine, answer: Answer, maps: bool, finding: str | None = None) -> _Shown:
+    """An answer with the map of each film that was found; none where the index stands without its encoder, which the page says."""
+    bare = _Shown(answer=answer, finding=finding, maps={}, normal=False)
+    films = {hit.id: hit.image_path for hit in answer.hits if hit.modality == "images" and hit.image_path is not None}
+    if not maps or not films or answer.vector is None:
+        return bare
     try:
         encoder = engine.encoder
     except MedretError:
-        return {}
-    space = answer.query.vector  # texts cannot be compared with films' features
-    direction = beyond_normal(engine, answer.vector) if space == "joint" else answer.vector
-    drawn = {hit.id: draw_map(encoder, hit.image_path, direction, space) for hit in films if hit.image_path is not None}
-    return {id: one for id, one in drawn.items() if one is not None}
+        return bare
+    direction, space = answer.vector, answer.query.vector
+    if space == "joint":  # texts cannot be compared with films' features
+        if says_normal(engine, direction):
+            return replace(bare, normal=True)
+        direction = beyond_normal(engine, direction)
+    drawn = {id: draw_map(encoder, path, direction, space) for id, path in films.items()}
+    return replace(bare, maps={id: one for id, one in drawn.items() if one is not None})
 
 
 def _render(
@@ -123,7 +122,7 @@ def _render(
         answers=[_answer(engine, one, with_ids) for one in shown],
         results=tables,
         has_maps=any(one.maps for one in shown),
-        has_films=any(hit.modality == "images" for one in shown for hit in one.answer.hits),
+        lacks_maps=any(not one.normal and hit.modality == "images" for one in shown for hit in one.answer.hits),
         encoder=engine.fingerprint,
         with_ids=with_ids,
     )
@@ -137,7 +136,8 @@ def _answer(engine: SearchEngine, shown: _Shown, with_ids: bool) -> dict[str, An
         "terms": terms,
         "without": query.without,
         "summary": f"{' + '.join(term['kind'] for term in terms)} → {query.find}{about}",
-        "notes": [note if with_ids else note_without_ids(note, query) for note in answer_notes(shown.answer)],
+        "notes": [note if with_ids else note_without_ids(note, query) for note in answer_notes(shown.answer)]
+        + [_NOTHING_BEYOND] * shown.normal,
         "hits": [_hit(hit, shown, with_ids) for hit in shown.answer.hits],
     }
 

@@ -19,7 +19,7 @@ from retrieval.answers import Answer, Query
 from retrieval.encoding import encode_films
 from retrieval.evaluation import evaluate_label_precision
 from retrieval.filters import parse_condition
-from retrieval.maps import beyond_normal, draw_map
+from retrieval.maps import beyond_normal, draw_map, says_normal
 from retrieval.report import render_answers, render_evaluation
 from retrieval.result_tables import figure, plain_value, render_result
 from retrieval.tables import encoding_notes, render_answer, render_encoding, render_metrics
@@ -152,13 +152,14 @@ def test_maps_lie_over_the_films_with_their_peaks_where_the_query_differs(tmp_pa
 
 
 def test_maps_follow_what_a_query_says_beyond_the_prompts_for_a_normal_film(engine, monkeypatch):
-    """The unit mean of three prompts along one axis and four along another is (0.6, 0.8)."""
+    """The unit mean of three prompts along one axis and four along another is (0.6, 0.8); the farthest prompt has a cosine of 0.6 to it."""
     axes = np.array([[1, 0, 0, 0]] * 3 + [[0, 1, 0, 0]] * 4, np.float32)
     monkeypatch.setattr(engine, "encode_texts", lambda texts: axes)
 
     beyond = beyond_normal(engine, np.array([1, 0, 0, 0], np.float32))
 
     assert beyond == pytest.approx([0.4, -0.8, 0, 0])
+    assert [says_normal(engine, np.array([x, y, 0, 0], np.float32)) for x, y in ((0.96, 0.28), (0.8, -0.6))] == [True, False]
 
 
 def test_report_text_is_escaped(engine):
