@@ -9,6 +9,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 WIDTH = 560
+_LONGEST = 26  # letters of a finding's name, "Enlarged Cardiomediastinum"
 TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -60,7 +61,8 @@ def bar_chart(names: Sequence[str], bars: Sequence[Sequence[Bar]], chance: Seque
         bars: For each group the bar of each of S systems.
         chance: The level of a random order in each group, a mark; NaN where it is not known.
     """
-    left, right, top, thick, gap = 150, 14, 4, 9, 12
+    shown = [name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…" for name in names]
+    left, right, top, thick, gap = 16 + 7 * max(map(len, shown)), 14, 4, 9, 12  # 7 units to a letter
     group = len(bars[0]) * (thick + 2) + gap
     height = top + group * len(names) + 24
     ends = [end for each in bars for bar in each for end in bar if math.isfinite(end)]
@@ -73,10 +75,10 @@ def bar_chart(names: Sequence[str], bars: Sequence[Sequence[Bar]], chance: Seque
         _rule(x(value), top, x(value), height - 24, "grid") + _text(x(value), height - 8, f"{value:g}", "middle")
         for value in _steps(highest)
     ]
-    for place, (name, each, level) in enumerate(zip(names, bars, chance, strict=True)):
+    for place, (name, each, level) in enumerate(zip(shown, bars, chance, strict=True)):
         start = top + place * group + gap / 2
         middle = start + (group - gap) / 2
-        parts.append(_text(left - 8, middle + 4, name if len(name) <= 24 else name[:23] + "…", "end", "name"))
+        parts.append(_text(left - 8, middle + 4, name, "end", "name"))
         for system, bar in enumerate(each):
             parts.append(_bar(x, start + system * (thick + 2), thick, bar, system))
         if math.isfinite(level):
