@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ Vectors = NDArray[np.float32]
 class EarlyTexts:
     """A PlainText that has begun with some texts already, in a forked process.
 
-    What that process fails at, and other texts, are encoded here, where it is said what is wrong.
+    What that process fails at, because it is killed for instance, and other texts, are encoded here, where it is said what is wrong.
 
     Args:
         folder: The checkpoint.
@@ -30,10 +31,14 @@ class EarlyTexts:
     def __init__(self, folder: Path, texts: Sequence[str]) -> None:
         self.folder, self._texts, self._folded = folder, list(texts), fold(texts)
         self._pipe, end = os.pipe()
-        if os.fork() == 0:
-            try:
+        here = os.getpid()
+        try:
+            if other := _fork():
+                threading.Thread(target=os.waitpid, args=(other, 0), daemon=True).start()  # else it stays in the table of processes
+            elif other == 0:
                 self._encode_into(end)
-            finally:
+        finally:  # whatever was raised, Ctrl-C too: there is one that goes on with the command
+            if os.getpid() != here:
                 os._exit(0)
         os.close(end)
 
@@ -55,7 +60,8 @@ class EarlyTexts:
         return self._plain.max_tokens
 
     def _encode_into(self, pipe: int) -> None:
-        """Encode in the forked process, which leaves its parent's streams alone, and is not waited for to end."""
+        """Encode in the forked process, which leaves its parent's streams alone."""
+        os.close(self._pipe)  # or it would wait for a parent that is gone to read it
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
             os.dup2(nowhere, stream)
@@ -75,6 +81,14 @@ class EarlyTexts:
         from encoders.plain_text import PlainText
 
         return PlainText(self.folder)
+
+
+def _fork() -> int | None:
+    """Return 0 in the new process and its number in this one; None where the system allows no more."""
+    try:
+        return os.fork()
+    except OSError:
+        return None
 
 
 def begin_early(index_dir: Path, texts: Sequence[str]) -> EarlyTexts | None:

@@ -1,6 +1,8 @@
 """Texts encoded in a forked process: the same vectors, and what goes wrong there is done and named here."""
 
+import errno
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -47,9 +49,43 @@ def test_what_fails_there_is_named_here(folder, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_no_file_stays_open(folder):
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, MemoryError, SystemExit])
+def test_whatever_stops_it_there_is_done_here_and_said_by_none(folder, monkeypatch, capfd, fault):
+    here = os.getpid()
+    encode = PlainText.encode
+
+    def stopped(self, texts):
+        if os.getpid() != here:
+            raise fault
+        return encode(self, texts)
+
+    monkeypatch.setattr(PlainText, "encode", stopped)
+    print("waits in a buffer", end="")
+
+    found = EarlyTexts(folder, TEXTS).encode(FOLDED)
+
+    np.testing.assert_array_equal(found[0], PlainText(folder).encode(FOLDED)[0])
+    assert capfd.readouterr() == ("waits in a buffer", "")
+
+
+def test_where_no_process_can_be_had_all_is_done_here(folder, monkeypatch):
+    def refuse():
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", refuse)
+
+    np.testing.assert_array_equal(EarlyTexts(folder, TEXTS).encode(FOLDED)[0], PlainText(folder).encode(FOLDED)[0])
+
+
+def test_it_ends_though_nobody_reads_what_it_wrote_and_no_file_or_process_stays(folder):
     before = os.listdir("/proc/self/fd")  # noqa: PTH208 (a list of names)
 
     EarlyTexts(folder, TEXTS).encode(FOLDED)
+    unread = EarlyTexts(folder, [f"edema {number}" for number in range(400)])  # more than a pipe holds
+    os.close(unread._pipe)
+    for thread in set(threading.enumerate()) - {threading.current_thread()}:
+        thread.join(10)
 
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
     assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
