@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from index.shards import ShardTable
 
 Floats = NDArray[np.float64]
+RowsOf = Callable[[int], NDArray[np.int64]]  # of a query's place
 Redraw = Callable[[int, int], tuple[int, Mapping[str, Floats]]]
 
 
@@ -43,8 +44,7 @@ def label_queries(
         redraw: As `PerQuery` has it, but of all Q.
     """
     kept = np.flatnonzero(judged.relevant > 0)
-    items, findings, asked = task.items[kept], task.classes[kept], task.asked[kept]
-    masks = asked.dtype
+    items, findings = task.items[kept], task.classes[kept]
     asking = engine.table("images")
     names = np.array(asking.ids(task.rows) if task.rows is not None else _prompt_names(task), dtype=object)
     bears = [f"|{task.relevance.findings[place]}" if place >= 0 else "" for place in findings.tolist()]
@@ -52,29 +52,7 @@ def label_queries(
     owners = np.arange(len(names)) if task.rows is None else number_owners(asking, task.rows)
     views = np.full(len(names), None, dtype=object) if task.rows is None else asking.column("view")[task.rows]
     table = engine.table(task.find)
-    units = number_units(table, by)
-
-    @lru_cache(maxsize=16)  # queries for one finding follow each other
-    def answering(mask: int) -> NDArray[np.int64]:
-        gallery = task.gallery(masks.type(mask))
-        held = unit_masks(task, gallery, units) if by == "study" and task.exact else task.relevance.positive
-        rows = np.flatnonzero(gallery & task.answers(held, masks.type(mask)))
-        return rows if by == "image" else np.sort(rows[np.unique(units[rows], return_index=True)[1]])
-
-    @lru_cache(maxsize=16)
-    def unknown(mask: int) -> NDArray[np.int64]:
-        return np.flatnonzero(task.allowed & ~task.gallery(masks.type(mask)))
-
-    def left_out(place: int) -> NDArray[np.int64]:
-        return kept[:0] if judged.left_out is None else judged.left_out[items[place]]
-
-    def relevant(place: int) -> NDArray[np.int64]:
-        heads = answering(int(asked[place]))
-        return heads[~np.isin(units[heads], units[left_out(place)])]
-
-    def struck(place: int) -> NDArray[np.int64]:
-        gone = left_out(place)
-        return np.union1d(unknown(int(asked[place])), gone[task.allowed[gone]])
+    relevant, struck = _answers(task, judged, number_units(table, by), by, kept)
 
     def redraw_kept(resamples: int, seed: int) -> tuple[int, Mapping[str, Floats]]:
         assert redraw is not None
@@ -102,6 +80,36 @@ def label_queries(
         struck=struck,
         redraw=None if redraw is None else redraw_kept,
     )
+
+
+def _answers(task: LabelTask, judged: Judged, units: NDArray[np.int64], by: By, kept: NDArray[np.int64]) -> tuple[RowsOf, RowsOf]:
+    """What answers each of the queries that are kept, and what it must not find, as `PerQuery` has them."""
+    items, asked = task.items[kept], task.asked[kept]
+    masks = asked.dtype
+
+    @lru_cache(maxsize=16)  # queries for one finding follow each other
+    def answering(mask: int) -> NDArray[np.int64]:
+        gallery = task.gallery(masks.type(mask))
+        held = unit_masks(task, gallery, units) if by == "study" and task.exact else task.relevance.positive
+        rows = np.flatnonzero(gallery & task.answers(held, masks.type(mask)))
+        return rows if by == "image" else np.sort(rows[np.unique(units[rows], return_index=True)[1]])
+
+    @lru_cache(maxsize=16)
+    def unknown(mask: int) -> NDArray[np.int64]:
+        return np.flatnonzero(task.allowed & ~task.gallery(masks.type(mask)))
+
+    def left_out(place: int) -> NDArray[np.int64]:
+        return kept[:0] if judged.left_out is None else judged.left_out[items[place]]
+
+    def relevant(place: int) -> NDArray[np.int64]:
+        heads = answering(int(asked[place]))
+        return heads[~np.isin(units[heads], units[left_out(place)])]
+
+    def struck(place: int) -> NDArray[np.int64]:
+        gone = left_out(place)
+        return np.union1d(unknown(int(asked[place])), gone[task.allowed[gone]])
+
+    return relevant, struck
 
 
 def _prompt_names(task: LabelTask) -> list[str]:
