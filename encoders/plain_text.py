@@ -43,6 +43,7 @@ _DISTILBERT_LAYER = (
 )
 _BERT_SETTINGS = ("num_hidden_layers", "num_attention_heads", "hidden_act")
 _DISTILBERT_SETTINGS = ("n_layers", "n_heads", "activation")
+_FEW_TOKENS, _OUTPUTS_AT_ONCE = 16, 48
 _UNIT_LEAST = 1e-12  # what torch divides by at least
 
 
@@ -143,7 +144,7 @@ class PlainText:
         return self._weight(f"text.embeddings.{table}.weight", rows)
 
     def _linear(self, inputs: Vectors, name: str) -> Vectors:
-        outputs: Vectors = inputs @ self._weight(f"{name}.weight").T
+        outputs = _product(inputs, self._weight(f"{name}.weight"))
         if f"{name}.bias" in self._weights:
             outputs += self._weight(f"{name}.bias")
         return outputs
@@ -166,6 +167,18 @@ class PlainText:
         if self._kind == "distilbert":
             return [f"text.transformer.layer.{place}.{name}" for name in _DISTILBERT_LAYER]
         return [f"text.encoder.layer.{place}.{name}" for name in _BERT_LAYER]
+
+
+def _product(inputs: Vectors, weight: Vectors) -> Vectors:
+    """Multiply (T, I) inputs by (O, I) weights into (T, O).
+
+    For few tokens some outputs at a time: OpenBLAS has kernels for small products, where the processor has AVX-512, which spare it
+    the copy of all weights that takes as long as the product.
+    """
+    if len(inputs) > _FEW_TOKENS or len(weight) % _OUTPUTS_AT_ONCE:
+        return np.asarray(inputs @ weight.T)
+    parts = np.matmul(weight.reshape(-1, _OUTPUTS_AT_ONCE, weight.shape[1]), inputs.T)  # (O / 48, 48, T)
+    return np.asarray(parts.reshape(len(weight), -1).T)
 
 
 def _attend(query: Vectors, key: Vectors, value: Vectors) -> Vectors:

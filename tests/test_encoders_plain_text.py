@@ -57,6 +57,13 @@ def test_every_activation_gives_the_vectors_of_torch(tmp_path, activation):
     assert_equals_torch(checkpoint(tmp_path, head="nonlinear", hidden_act=activation))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_few_words_before_weights_of_many_48_outputs_give_the_vectors_of_torch(tmp_path, dtype):
+    folder = checkpoint(tmp_path, dtype=dtype, hidden_size=48, intermediate_size=96)
+    for texts in (["heart"], ["No effusion is seen.", "heart"]):
+        assert_equals_torch(folder, texts)
+
+
 @pytest.mark.parametrize("head", ["linear", "nonlinear"])
 def test_weights_in_half_precision_are_widened(tmp_path, head):
     assert_equals_torch(checkpoint(tmp_path, head=head, dtype="float16"))
