@@ -74,5 +74,5 @@ def load_cells(path: Path, centres: Vectors) -> Cells:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise MedretError(f"{path}: the index file cannot be read ({error}). Run medret build-index again") from error
     if radii.shape != (len(centres),):
-        raise MedretError(f"{path}: made for {len(radii)} lists, found {len(centres)}. Run medret build-index again")
+        raise MedretError(f"{path}: made for {radii.size} lists, found {len(centres)}. Run medret build-index again")
     return Cells(centres, radii)
