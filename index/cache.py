@@ -22,10 +22,11 @@ from index.cache_file import (
     Listed,
     cache_name,
     find_notes,
-    kept_entries,
+    listed_in,
     open_cache,
     remove_older,
     write_films,
+    write_note,
 )
 from index.corpora.record import Record
 from index.resume import locked
@@ -62,7 +63,7 @@ def build_image_cache(
         MedretError: If there is no image at all, none can be decoded, or the disk is too small.
     """
     records = list(records) if isinstance(records, Iterator) else records
-    listed = [[record.id, *_state(record)] for record in _imaged(records)]
+    listed = [(record.id, _state(record)) for record in _imaged(records)]
     if not listed:
         raise MedretError(f"{folder}: none of the records has an image to decode. Check the corpus: medret corpus PATH")
     side = preprocessing.size if size is None else size
@@ -134,16 +135,16 @@ class _Copies:
     """Squares of the same rule in the finished caches of a folder, by id, bytes and modification time."""
 
     def __init__(self, folder: Path, rule: dict[str, Any], size: int) -> None:
-        self._places: dict[str, tuple[list[Any], int, ImageCache]] = {}
+        self._places: dict[str, tuple[str, int, ImageCache]] = {}
         for note in find_notes(folder):
             with suppress(MedretError):  # damaged: its films are decoded
                 content = read_json(note)
                 if content.get("rule") == rule and note.with_suffix(PIXELS).is_file():
-                    held, kept = open_cache(note.with_suffix(""), size), kept_entries(content)
-                    self._places |= {entry[0]: (entry[1:], row, held) for row, entry in enumerate(kept)}
+                    held, states = open_cache(note.with_suffix(""), size), dict(listed_in(content))
+                    self._places |= {id: (states[id], row, held) for row, id in enumerate(held.ids)}
 
     def find(self, record: Record) -> Fitted | None:
-        state, row, held = self._places.get(record.id, ([], 0, None))
+        state, row, held = self._places.get(record.id, ("", 0, None))
         return None if held is None or not state or state != _state(record) else Fitted(held.images[row].copy(), *held.sizes[row])
 
 
@@ -156,13 +157,13 @@ def _imaged(records: Iterable[Record]) -> Iterator[Record]:
     return (record for record in records if record.image is not None)
 
 
-def _state(record: Record) -> list[int]:
+def _state(record: Record) -> str:
     assert record.image is not None
     try:
         status = record.image.stat()
     except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns]
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _rule(preprocessing: Preprocessing, size: int) -> dict[str, Any]:
@@ -212,7 +213,7 @@ def _fill(
             note.unlink()  # whatever is mended, the next run begins anew
             raise MedretError(f"{place.parent}: none of {done} images can be decoded; the first: {next(iter(failures.values()))}")
         sync(part)
-        write_json(place.with_suffix(".json"), {"rule": rule, "records": listed, "failures": failures})
+        write_note(place, rule, listed, failures)
         part.replace(place.with_suffix(PIXELS))
     except OSError as error:
         raise MedretError(f"{place.parent}: cannot be written ({error.strerror or error}). Free space or choose another place.") from error

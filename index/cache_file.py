@@ -22,7 +22,7 @@ from encoders.preprocess import Fitted
 from index.films import Films
 from index.resume import locked
 
-Listed = list[list[Any]]  # id, bytes and modification time (ns) of each image; the id alone where there is no file
+Listed = list[tuple[str, str]]  # id of each image; bytes and modification time (ns) of its file, or nothing where there is none
 
 AT_ONCE = 128  # images a batch: what a kill costs at most
 PIXELS = ".arrows"  # how Arrow has the name of a stream end
@@ -63,13 +63,13 @@ def open_cache(place: Path, size: int) -> ImageCache:
         raise MedretError(f"{path}: the image cache is damaged ({type(error).__name__}). {mend}") from error
     if table.schema != _schema(size):
         raise MedretError(f"{path}: the image cache holds other columns, or no squares of {size} x {size} pixels. {mend}")
-    ids, expected = table["id"].to_pylist(), [entry[0] for entry in kept_entries(content)]
+    ids, expected = table["id"].to_pylist(), [id for id in content["ids"] if id not in content["failures"]]
     if ids != expected:
         raise MedretError(f"{path}: the image cache holds {len(ids)} films that are not the {len(expected)} it should hold. {mend}")
     return ImageCache(
         images=Films([chunk.to_numpy_ndarray() for chunk in table["pixels"].chunks]),
         ids=ids,
-        sizes=list(zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True)),
+        sizes=list(zip(*(table[side].to_numpy().tolist() for side in ("width", "height")), strict=True)),
         failures=dict(content["failures"]),
     )
 
@@ -111,17 +111,23 @@ def find_notes(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.glob("*.json")) if _NOTE.fullmatch(path.name)]
 
 
-def kept_entries(content: dict[str, Any]) -> Listed:
-    """Return the images of a note that have a row, in order."""
-    return [entry for entry in content["records"] if entry[0] not in content["failures"]]
+def write_note(place: Path, rule: dict[str, Any], listed: Listed, failures: dict[str, str]) -> None:
+    """Write what a cache is of. As two columns: a list for each of a million images takes long to read."""
+    ids, states = zip(*listed, strict=True)
+    write_json(place.with_suffix(".json"), {"rule": rule, "ids": ids, "states": states, "failures": failures})
+
+
+def listed_in(content: dict[str, Any]) -> Listed:
+    """Return the images that the content of a note lists, with a row or not."""
+    return list(zip(content.get("ids", ()), content.get("states", ()), strict=True))
 
 
 def remove_older(folder: Path) -> None:
     """Remove caches of the layout before, a .npy file each: nothing reads them, and they hold films of patients."""
     for pixels in [path for path in folder.glob("*.npy*") if _OLDER.fullmatch(path.name)]:
-        pixels.unlink()
-        for ending in (".json", ".part.json"):
+        for ending in (".json", ".part.json"):  # first: of these nothing else would tell that they are older
             pixels.with_name(pixels.name[:32] + ending).unlink(missing_ok=True)
+        pixels.unlink()
 
 
 def forget(folder: Path, ids: Iterable[str]) -> int:
@@ -150,9 +156,9 @@ def forget(folder: Path, ids: Iterable[str]) -> int:
         try:
             for part in [*folder.glob(f"*{PIXELS}.part"), *folder.glob("*.part.json"), *folder.glob(".*.part")]:
                 part.unlink()
+            remove_older(folder)
             for note, lost in _holding(folder, gone):
                 removed += _rewrite(note, read_json(note), lost)
-            remove_older(folder)  # last: its note may be all that tells what another cache calls a film
         except OSError as error:
             raise MedretError(f"{folder}: cannot be written ({error.strerror or error}). Mend that and run again.") from error
     return removed
@@ -164,29 +170,23 @@ def _holding(folder: Path, gone: set[str]) -> list[tuple[Path, set[str]]]:
     Those with other ids come first: once the last cache with these ids is written anew nothing tells of them.
     """
     own: dict[Path, set[str]] = {}
-    states: set[tuple[int, ...]] = set()
+    states: set[str] = set()
     for note in find_notes(folder):
-        entries = [entry for entry in _listed(note) if entry[0] in gone]
-        own[note] = {entry[0] for entry in entries}
-        states |= {tuple(entry[1:]) for entry in entries if entry[1:]}
-    others = {note: {entry[0] for entry in _listed(note) if tuple(entry[1:]) in states} for note, ids in own.items() if not ids}
+        listed = [(id, state) for id, state in listed_in(read_json(note)) if id in gone]
+        own[note] = {id for id, _ in listed}
+        states |= {state for _, state in listed if state}
+    others = {note: {id for id, state in listed_in(read_json(note)) if state in states} for note, ids in own.items() if not ids}
     return [(note, ids) for note, ids in [*others.items(), *own.items()] if ids]
-
-
-def _listed(note: Path) -> Listed:
-    listed: Listed = read_json(note).get("records", [])
-    return listed
 
 
 def _rewrite(note: Path, content: dict[str, Any], gone: set[str]) -> int:
     """Write one cache anew without some films, under the name of the list that is left; return how many squares went."""
     if not note.with_suffix(PIXELS).is_file():
-        note.with_suffix(".npy").unlink(missing_ok=True)
         note.unlink()
         return 0
-    left = [entry for entry in content["records"] if entry[0] not in gone]
-    rows = [row for row, entry in enumerate(kept_entries(content)) if entry[0] not in gone]
+    left = [(id, state) for id, state in listed_in(content) if id not in gone]
     held = open_cache(note.with_suffix(""), content["rule"]["size"])
+    rows = [row for row, id in enumerate(held.ids) if id not in gone]
     if rows:
         place = note.with_name(cache_name(content["rule"], left))
         with whole_file(place.with_suffix(PIXELS)) as part, part.open("wb") as file:
@@ -195,7 +195,7 @@ def _rewrite(note: Path, content: dict[str, Any], gone: set[str]) -> int:
                 write_films(file, content["rule"]["size"], films)
             file.write(END)
         failures = {id: reason for id, reason in content["failures"].items() if id not in gone}
-        write_json(place.with_suffix(".json"), {"rule": content["rule"], "records": left, "failures": failures})
+        write_note(place, content["rule"], left, failures)
     for old in (note.with_suffix(PIXELS), note):  # pixels first: without its note nobody would know whose they are
         old.unlink(missing_ok=True)
     sync(note.parent)
