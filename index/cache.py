@@ -15,8 +15,8 @@ from encoders.json_object import read_json, write_json
 from encoders.pixels import REDUCTION, missing_decoders
 from encoders.preprocess import Fitted, Preprocessing
 from index.cache_file import (
-    AT_ONCE,
     END,
+    FILMS_A_BATCH,
     PIXELS,
     ImageCache,
     Listed,
@@ -33,6 +33,7 @@ from index.resume import locked
 from index.squares import Square, decode_square, make_ahead
 
 PRIVATE_CACHE = Path("private") / "cache.json"  # in a pseudonymised shards folder: which cache its films came from
+_AT_ONCE = 1024  # images between two notes of progress: what a kill costs at most
 
 
 def build_image_cache(
@@ -45,7 +46,7 @@ def build_image_cache(
 ) -> ImageCache:
     """Decode the images of records into a memory-mapped file, or reuse the file that holds exactly these.
 
-    It can be killed at any moment: the next call goes on after the last 128 images that were finished. A second process
+    It can be killed at any moment: the next call goes on after the last 1,024 images that were finished. A second process
     waits for the first and takes what it decoded. The file is named by a hash over the ids, the preprocessing (but for what
     happens to squares afterwards), the size, the decoders that are missing, and the size and modification time of every image
     file, so that a changed image, or one whose decoder was installed since, is decoded anew. What other caches in the folder
@@ -202,9 +203,11 @@ def _fill(
                 else:
                     films.append((record.id, made))
                 done += 1
-                if done % AT_ONCE == 0 or done == len(listed):
+                noted = done % _AT_ONCE == 0 or done == len(listed)
+                if noted or len(films) == FILMS_A_BATCH:
                     write_films(file, size, films)
                     films.clear()
+                if noted:
                     _note(file, note, done, failures)
                 if progress is not None:
                     progress(done, len(listed))

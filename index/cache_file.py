@@ -24,7 +24,7 @@ from index.resume import locked
 
 Listed = list[tuple[str, str]]  # id of each image; bytes and modification time (ns) of its file, or nothing where there is none
 
-AT_ONCE = 128  # images a batch: what a kill costs at most
+FILMS_A_BATCH = 64  # 16 MiB at 512 pixels: of more, the allocator gives every batch fresh pages
 PIXELS = ".arrows"  # how Arrow has the name of a stream end
 END = b"\xff" * 4 + bytes(4)  # of a stream, by Arrow's specification
 _NOTE = re.compile(r"[0-9a-f]{32}\.json")  # beside each finished stream: what was decoded, what could not be, and how
@@ -190,8 +190,8 @@ def _rewrite(note: Path, content: dict[str, Any], gone: set[str]) -> int:
     if rows:
         place = note.with_name(cache_name(content["rule"], left))
         with whole_file(place.with_suffix(PIXELS)) as part, part.open("wb") as file:
-            for start in range(0, len(rows), AT_ONCE):
-                films = ((held.ids[row], Fitted(held.images[row], *held.sizes[row])) for row in rows[start : start + AT_ONCE])
+            for start in range(0, len(rows), FILMS_A_BATCH):
+                films = ((held.ids[row], Fitted(held.images[row], *held.sizes[row])) for row in rows[start : start + FILMS_A_BATCH])
                 write_films(file, content["rule"]["size"], films)
             file.write(END)
         failures = {id: reason for id, reason in content["failures"].items() if id not in gone}

@@ -45,7 +45,7 @@ def test_the_cache_holds_what_decoding_each_image_gives(records, tmp_path):
 
 
 def test_the_cache_is_a_plain_arrow_stream(records, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "AT_ONCE", 3)
+    monkeypatch.setattr(cache, "_AT_ONCE", 3)
     records[1].image.write_text("no image")
     build_image_cache(records, WAY, tmp_path / "cache", size=24)
 
@@ -106,7 +106,7 @@ class StoppedError(Exception):
 
 @pytest.mark.parametrize("stop", range(1, 8))
 def test_a_stopped_run_goes_on_where_it_was_stopped(records, tmp_path, monkeypatch, stop):
-    monkeypatch.setattr(cache, "AT_ONCE", 2)
+    monkeypatch.setattr(cache, "_AT_ONCE", 2)
     records[1].image.write_text("no image")
     expected = build_image_cache(records, WAY, tmp_path / "whole")
 
