@@ -24,7 +24,7 @@ from index.cache_file import (
     find_notes,
     listed_in,
     open_cache,
-    remove_older,
+    remove_useless,
     write_films,
     write_note,
 )
@@ -190,7 +190,7 @@ def _fill(
     part, note = place.with_suffix(f"{PIXELS}.part"), place.with_suffix(".part.json")
     done, failures = _resume(part, note)
     try:
-        remove_older(place.parent)
+        remove_useless(place.parent)
         needed, free = (len(listed) - done) * size * size, shutil.disk_usage(place.parent).free
         if needed > free:
             raise MedretError(f"{place.parent}: {needed >> 20} MiB are needed for decoded images, {free >> 20} are free. Free space.")

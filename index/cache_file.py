@@ -6,7 +6,6 @@ as they are used, and any Arrow reader can read it.
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +26,7 @@ Listed = list[tuple[str, str]]  # id of each image; bytes and modification time 
 FILMS_A_BATCH = 64  # 16 MiB at 512 pixels: of more, the allocator gives every batch fresh pages
 PIXELS = ".arrows"  # how Arrow has the name of a stream end
 END = b"\xff" * 4 + bytes(4)  # of a stream, by Arrow's specification
-_NOTE = re.compile(r"[0-9a-f]{32}\.json")  # beside each finished stream: what was decoded, what could not be, and how
-_OLDER = re.compile(r"[0-9a-f]{32}\.npy(\.part)?")
+_NAME = "[0-9a-f]" * 32  # as `cache_name` gives it
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +105,8 @@ def cache_name(rule: dict[str, Any], listed: Listed) -> str:
 
 
 def find_notes(folder: Path) -> list[Path]:
-    """What says of each finished cache what is in it; files that are none of ours are passed over."""
-    return [path for path in sorted(folder.glob("*.json")) if _NOTE.fullmatch(path.name)]
+    """What says of each finished cache what was decoded, what could not be, and how; files that are none of ours are passed over."""
+    return sorted(folder.glob(f"{_NAME}.json"))
 
 
 def write_note(place: Path, rule: dict[str, Any], listed: Listed, failures: dict[str, str]) -> None:
@@ -122,12 +120,15 @@ def listed_in(content: dict[str, Any]) -> Listed:
     return list(zip(content.get("ids", ()), content.get("states", ()), strict=True))
 
 
-def remove_older(folder: Path) -> None:
-    """Remove caches of the layout before, a .npy file each: nothing reads them, and they hold films of patients."""
-    for pixels in [path for path in folder.glob("*.npy*") if _OLDER.fullmatch(path.name)]:
-        for ending in (".json", ".part.json"):  # first: of these nothing else would tell that they are older
-            pixels.with_name(pixels.name[:32] + ending).unlink(missing_ok=True)
-        pixels.unlink()
+def remove_useless(folder: Path) -> None:
+    """Remove what nothing reads, though it is of patients: what a killed process left half-done, and caches of the layout before (.npy).
+
+    Call it with the folder locked.
+    """
+    notes = [note for note in find_notes(folder) if not note.with_suffix(PIXELS).exists()]
+    notes += [note for note in folder.glob(f"{_NAME}.part.json") if not note.with_suffix("").with_suffix(f"{PIXELS}.part").exists()]
+    for path in [*notes, *folder.glob(f".{_NAME}.*.part"), *folder.glob(f"{_NAME}.npy*")]:
+        path.unlink()
 
 
 def forget(folder: Path, ids: Iterable[str]) -> int:
@@ -154,9 +155,9 @@ def forget(folder: Path, ids: Iterable[str]) -> int:
     gone, removed = set(ids), 0
     with locked(folder, wait=True):
         try:
-            for part in [*folder.glob(f"*{PIXELS}.part"), *folder.glob("*.part.json"), *folder.glob(".*.part")]:
+            remove_useless(folder)
+            for part in [*folder.glob(f"{_NAME}{PIXELS}.part"), *folder.glob(f"{_NAME}.part.json")]:
                 part.unlink()
-            remove_older(folder)
             for note, lost in _holding(folder, gone):
                 removed += _rewrite(note, read_json(note), lost)
         except OSError as error:
@@ -181,9 +182,6 @@ def _holding(folder: Path, gone: set[str]) -> list[tuple[Path, set[str]]]:
 
 def _rewrite(note: Path, content: dict[str, Any], gone: set[str]) -> int:
     """Write one cache anew without some films, under the name of the list that is left; return how many squares went."""
-    if not note.with_suffix(PIXELS).is_file():
-        note.unlink()
-        return 0
     left = [(id, state) for id, state in listed_in(content) if id not in gone]
     held = open_cache(note.with_suffix(""), content["rule"]["size"])
     rows = [row for row, id in enumerate(held.ids) if id not in gone]

@@ -137,16 +137,13 @@ def test_a_damaged_cache_says_what_to_remove(records, tmp_path):
 
 def test_a_cache_with_the_films_of_another_is_refused(records, tmp_path):
     build_image_cache(records[:5], WAY, tmp_path / "cache")
-    (film,) = (tmp_path / "cache").glob("*.arrows")
-    kept = film.rename(tmp_path / "kept")
+    (own,) = (tmp_path / "cache").glob("*.arrows")
     build_image_cache(records[1:6], WAY, tmp_path / "cache")
-    (other,) = (tmp_path / "cache").glob("*.arrows")
-    other.replace(film)
+    (other,) = {*(tmp_path / "cache").glob("*.arrows")} - {own}
+    other.replace(own)
 
     with pytest.raises(MedretError, match="holds 5 films that are not the 5 it should hold"):
         build_image_cache(records[:5], WAY, tmp_path / "cache")
-    kept.replace(film)
-    assert build_image_cache(records[:5], WAY, tmp_path / "cache").ids == [f"r{row}" for row in range(5)]
 
 
 @pytest.mark.parametrize("by", ["what fills a cache", "what forgets films"])
@@ -261,7 +258,7 @@ def test_a_forgotten_film_is_in_no_cache_and_the_rest_is_not_decoded_again(recor
     build_image_cache(records, WAY, tmp_path / "cache")
     build_image_cache(records[3:], WAY, tmp_path / "cache", size=20)
     build_image_cache(records[5:], WAY, tmp_path / "cache", size=20)
-    (tmp_path / "cache" / "0.arrows.part").write_bytes(b"unfinished: pixels of anyone")
+    (tmp_path / "cache" / f"{'0c' * 16}.arrows.part").write_bytes(b"unfinished: pixels of anyone")
     gone = WAY.square(read_image(records[3].image)).tobytes()
     left = [record for record in records if record.id not in ("r1", "r3", "r4")]
 
@@ -300,7 +297,7 @@ def test_a_forgotten_film_goes_from_a_cache_that_calls_it_by_another_id(records,
 
 def test_a_cache_that_cannot_be_written_says_so(records, tmp_path):
     build_image_cache(records, WAY, tmp_path / "cache")
-    (tmp_path / "cache" / "0.arrows.part").mkdir()
+    (tmp_path / "cache" / f"{'0c' * 16}.arrows.part").mkdir()
 
     with pytest.raises(MedretError, match=r"cache: cannot be written \("):
         forget(tmp_path / "cache", ["r3"])
