@@ -1,7 +1,6 @@
 """Predictions by hand and against small builds; choices where the machine is a given one."""
 
 import itertools
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -66,21 +65,18 @@ def test_the_code_of_a_factory_string_has_as_many_bytes_as_faiss_says(factory, s
 
 
 @pytest.mark.parametrize("kind", ["scan", "ivf-scan", "ivf-pq", "ivf-rabitq", "hnsw"])
-def test_a_small_build_takes_about_the_bytes_and_within_an_order_of_magnitude_the_time_predicted(tmp_path, kind):
+def test_a_small_build_takes_about_the_bytes_predicted(tmp_path, kind):
     random = np.random.default_rng(0)
     rows = 20_000
     vectors = unit(random.standard_normal((rows, 12)) @ random.standard_normal((12, 256)) + 0.1 * random.standard_normal((rows, 256)))
     table = open_shards(write_images(tmp_path, vectors, [str(row) for row in range(rows)])).table("images")
 
-    began = time.perf_counter()
     stage = build_stage(find_kind(kind), table, "joint")
-    seconds = time.perf_counter() - began
     (tmp_path / "stage").mkdir()
     size = sum((tmp_path / "stage" / name).stat().st_size for name in stage.save(tmp_path / "stage", "x"))
     predicted = predict(kind, rows, 256, calibrate())
 
     assert size == pytest.approx(predicted.disk_bytes, rel=0.5)
-    assert predicted.build_s / 10 < seconds < predicted.build_s * 10 + 3
 
 
 def test_the_machine_is_measured_within_plausible_bounds():
