@@ -6,6 +6,7 @@ as they are used, and any Arrow reader can read it.
 
 import hashlib
 import json
+import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,10 @@ def open_cache(place: Path, size: int) -> ImageCache:
     content, path = read_json(place.with_suffix(".json")), place.with_suffix(PIXELS)
     mend = f"Remove {place.name}.* in {place.parent}; they are made anew."
     try:
-        table = pa.ipc.open_stream(pa.py_buffer(np.memmap(path, mode="r"))).read_all()  # Arrow's own map would have all pixels read ahead
+        with path.open("rb") as file:  # Arrow's own map would have all pixels read ahead
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped.madvise(mmap.MADV_RANDOM)  # and the system what lies around the ids of each batch: half of them
+        table = pa.ipc.open_stream(pa.py_buffer(mapped)).read_all()
         table.validate(full=True)  # a flipped bit in an offset would have us read anywhere
     except (OSError, ValueError, pa.ArrowException) as error:
         raise MedretError(f"{path}: the image cache is damaged ({type(error).__name__}). {mend}") from error
@@ -64,6 +68,7 @@ def open_cache(place: Path, size: int) -> ImageCache:
     ids, expected = table["id"].to_pylist(), [id for id in content["ids"] if id not in content["failures"]]
     if ids != expected:
         raise MedretError(f"{path}: the image cache holds {len(ids)} films that are not the {len(expected)} it should hold. {mend}")
+    mapped.madvise(mmap.MADV_NORMAL)
     return ImageCache(
         images=Films([chunk.to_numpy_ndarray() for chunk in table["pixels"].chunks]),
         ids=ids,
