@@ -68,13 +68,14 @@ def open_cache(place: Path, size: int) -> ImageCache:
     ids, expected = table["id"].to_pylist(), [id for id in content["ids"] if id not in content["failures"]]
     if ids != expected:
         raise MedretError(f"{path}: the image cache holds {len(ids)} films that are not the {len(expected)} it should hold. {mend}")
-    mapped.madvise(mmap.MADV_NORMAL)
-    return ImageCache(
+    held = ImageCache(
         images=Films([chunk.to_numpy_ndarray() for chunk in table["pixels"].chunks]),
         ids=ids,
         sizes=list(zip(*(table[side].to_numpy().tolist() for side in ("width", "height")), strict=True)),
         failures=dict(content["failures"]),
     )
+    mapped.madvise(mmap.MADV_NORMAL)
+    return held
 
 
 def write_films(file: BinaryIO, size: int, films: Iterable[tuple[str, Fitted]]) -> None:
