@@ -22,8 +22,8 @@ from index.shards import Shards, check_ids, check_vectors, open_shards
 if TYPE_CHECKING:
     from encoders.dual import DualEncoder
     from index.corpora.readers import Corpus
-    from index.encode_summary import EncodeSummary
     from index.encode_options import EncodeOptions
+    from index.encode_summary import EncodeSummary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
