@@ -77,15 +77,19 @@ def test_where_no_process_can_be_had_all_is_done_here(folder, monkeypatch):
     np.testing.assert_array_equal(EarlyTexts(folder, TEXTS).encode(FOLDED)[0], PlainText(folder).encode(FOLDED)[0])
 
 
-def test_it_ends_though_nobody_reads_what_it_wrote_and_no_file_or_process_stays(folder):
-    before = os.listdir("/proc/self/fd")  # noqa: PTH208 (a list of names)
+def test_it_ends_though_nobody_reads_what_it_wrote_and_no_file_or_process_stays(folder, monkeypatch):
+    files, threads, forked = os.listdir("/proc/self/fd"), set(threading.enumerate()), []  # noqa: PTH208 (a list of names)
+    fork = os.fork
+    monkeypatch.setattr(os, "fork", lambda: forked.append(fork()) or forked[-1])
 
     EarlyTexts(folder, TEXTS).encode(FOLDED)
     unread = EarlyTexts(folder, [f"edema {number}" for number in range(400)])  # more than a pipe holds
     os.close(unread._pipe)
-    for thread in set(threading.enumerate()) - {threading.current_thread()}:
+    for thread in set(threading.enumerate()) - threads:
         thread.join(10)
 
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
-    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
+    assert len(forked) == 2
+    for process in forked:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(process, os.WNOHANG)
+    assert os.listdir("/proc/self/fd") == files  # noqa: PTH208
