@@ -39,6 +39,7 @@ class FaissStage:
         self.kind, self.quantiser, self._cells = kind, quantiser, cells
         self._faiss, self._searcher = load_faiss(), searcher
         self._core = _core(self._faiss, searcher)
+        self._projection = None if quantiser is None else _projection(self._faiss, quantiser)
         self.rows = int(searcher.ntotal)
         self.lists = int(self._core.nlist) if kind.effort == "nprobe" else None
 
@@ -49,12 +50,12 @@ class FaissStage:
 
     def candidates(self, queries: Vectors, count: int, effort: int | None, allowed: npt.NDArray[np.bool_] | None) -> list[Rows]:
         """Return the rows that FAISS finds for each query, see index.stages.FirstStage."""
-        asked = np.ascontiguousarray(queries if self.quantiser is None else self.quantiser.project_queries(queries))
         count = min(count, self.rows)
         if count == 0:
-            return [np.empty(0, np.int64) for _ in asked]
-        with faiss_threads(1 if len(asked) == 1 else None):
-            rows = self._search(asked, count, effort, allowed)
+            return [np.empty(0, np.int64) for _ in queries]
+        with faiss_threads(1 if len(queries) == 1 else None):
+            asked = np.ascontiguousarray(queries)
+            rows = self._search(asked if self._projection is None else self._projection.apply(asked), count, effort, allowed)
         return [own[own >= 0] for own in rows]
 
     def _search(self, asked: Vectors, count: int, effort: int | None, allowed: npt.NDArray[np.bool_] | None) -> Rows:
@@ -224,6 +225,14 @@ def _core(faiss: Any, searcher: Any) -> Any:
     while hasattr(searcher, "chain"):
         searcher = faiss.downcast_index(searcher.index)
     return searcher
+
+
+def _projection(faiss: Any, quantiser: Quantiser) -> Any:
+    """Return `quantiser.project_queries` on FAISS's threads: NumPy's go on spinning and take a core from the search that follows."""
+    projection = faiss.LinearTransform(*quantiser.rotation.shape, False)
+    faiss.copy_array_to_vector(np.ascontiguousarray(quantiser.rotation.T).ravel(), projection.A)
+    projection.is_trained = True
+    return projection
 
 
 def _prepared(vectors: npt.NDArray[Any], quantiser: Quantiser | None) -> Vectors:
