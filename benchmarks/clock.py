@@ -24,13 +24,14 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def in_turns(calls: dict[str, Callable[[], Any]], rounds: int, patience: float = 5.0) -> dict[str, list[float]]:
+def in_turns(calls: dict[str, Callable[[], Any]], rounds: int, patience: float = 5.0, rest: float = 0.0) -> dict[str, list[float]]:
     """Time all calls in turns, after one to warm up, so that a change of the machine hits all alike.
 
     Args:
         calls: By name.
         rounds: Turns of each.
         patience: Seconds: a call that took longer to warm up is not repeated; that call is its only time.
+        rest: Seconds before each call, for the threads of the one before to go to sleep: OpenBLAS's spin for 25 ms and more.
 
     Returns:
         Seconds of each call, by name.
@@ -40,6 +41,7 @@ def in_turns(calls: dict[str, Callable[[], Any]], rounds: int, patience: float =
     for _ in range(rounds):
         for name, call in calls.items():
             if warm[name] <= patience:
+                time.sleep(rest)
                 times[name].append(seconds(call))
     return times
 
