@@ -84,7 +84,7 @@ class Medret(Contender):
 
     parts: Mapping[str, float] = {}  # seconds of the build that go into the images' index; the reports' has its own
 
-    def __init__(self, kind: str):
+    def __init__(self, kind: str) -> None:
         self.kind, self.name = kind, f"medret {kind}"
 
     def build(self, archive: Archive, vectors: Vectors) -> None:

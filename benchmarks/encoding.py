@@ -173,7 +173,7 @@ def _limit(path: Path, dicom: bool) -> None:
 class Plain:
     """The data set that one writes at first: a film as a normalised (3, 224, 224) float32 tensor."""
 
-    def __init__(self, files: list[Path], dicom: bool):
+    def __init__(self, files: list[Path], dicom: bool) -> None:
         self.files, self.dicom = files, dicom
 
     def __len__(self) -> int:

@@ -29,7 +29,9 @@ class Faiss(Contender):
         said: Added to the name.
     """
 
-    def __init__(self, factory: str, factors: Sequence[int] = (), construction: int | None = None, said: str = "", slow: bool = False):
+    def __init__(
+        self, factory: str, factors: Sequence[int] = (), construction: int | None = None, said: str = "", slow: bool = False
+    ) -> None:
         self.factory, self.factors, self.construction, self.slow = factory, factors, construction, slow
         self.name = f"faiss {factory.replace('{lists}', '').replace('{dimension}', '')}{said}"
 
@@ -146,7 +148,7 @@ class Lance(Contender):
 
     package = "lancedb"
 
-    def __init__(self, kind: str, slow: bool):
+    def __init__(self, kind: str, slow: bool) -> None:
         self.kind, self.name, self.slow = kind, f"LanceDB {kind}", slow
 
     def build(self, archive: Archive, vectors: Vectors) -> None:

@@ -22,7 +22,7 @@ class Results:
         again: Measure also what is there.
     """
 
-    def __init__(self, path: Path, about: dict[str, Any], again: bool = False):
+    def __init__(self, path: Path, about: dict[str, Any], again: bool = False) -> None:
         self.path, self.again = path, again
         self.content: dict[str, Any] = read_json(path) if path.is_file() else {"about": about, "sections": {}}
         if self.content["about"] != about:

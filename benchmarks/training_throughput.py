@@ -68,7 +68,7 @@ class Case:
 class PlainModel(nn.Module):
     """The two networks as transformers has them, projections and a scale; pixels and token ids in, loss out."""
 
-    def __init__(self, encoder: DualEncoder):
+    def __init__(self, encoder: DualEncoder) -> None:
         super().__init__()
         self.image, self.image_head = encoder.image.model.to(memory_format=torch.contiguous_format), encoder.image_head
         self.text, self.text_head = encoder.text.model, encoder.text_head

@@ -89,7 +89,7 @@ class _Tuner:
 
     def __init__(
         self, index: "VectorIndex", asker: str, k: int, target: float, tune: Questions, held: Questions, standings: Standings | None
-    ):
+    ) -> None:
         assert index.stage is not None
         self.index, self.asker, self.k, self.target = index, asker, k, target
         self.tune, self.held, self.standings = tune, held, standings

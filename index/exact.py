@@ -38,7 +38,7 @@ class ExactSearch:
     ties with, or beats, the k-th within float32 rounding is answered by a scan that keeps all such rows.
     """
 
-    def __init__(self, table: ShardTable, vector: str):
+    def __init__(self, table: ShardTable, vector: str) -> None:
         self.table, self.vector = table, vector
         self.rows, self.dimension = table.rows, table.dimension(vector)
         self._blocks = table.blocks(vector)

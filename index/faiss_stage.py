@@ -35,7 +35,7 @@ class FaissStage:
         cells: Its lists, where they are looked through in an order of their own.
     """
 
-    def __init__(self, kind: IndexKind, quantiser: Quantiser | None, searcher: Any, cells: Cells | None = None):
+    def __init__(self, kind: IndexKind, quantiser: Quantiser | None, searcher: Any, cells: Cells | None = None) -> None:
         self.kind, self.quantiser, self._cells = kind, quantiser, cells
         self._faiss, self._searcher = load_faiss(), searcher
         self._core = _core(self._faiss, searcher)

@@ -36,7 +36,7 @@ class OpenedIndex:
         shards: The vectors and metadata it searches.
     """
 
-    def __init__(self, folder: Path, manifest: IndexManifest, shards: Shards):
+    def __init__(self, folder: Path, manifest: IndexManifest, shards: Shards) -> None:
         self.folder, self.manifest, self.shards = folder, manifest, shards
         self.encoder_folder = folder / manifest.encoder_folder
         self._indexes: dict[tuple[str, str], VectorIndex] = {}

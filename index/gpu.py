@@ -35,7 +35,7 @@ class Gpu:
         MedretError: If the installed FAISS has no GPU support, or sees no such GPU.
     """
 
-    def __init__(self, device: str = "cuda"):
+    def __init__(self, device: str = "cuda") -> None:
         self.faiss = load_faiss()
         installed = ", ".join(faiss_distributions())
         if not hasattr(self.faiss, "GpuIndexFlatIP"):
@@ -63,7 +63,7 @@ class GpuExact(ExactSearch):
     by block. FAISS multiplies in float32 proper, not TF32, so that the bound on its rounding holds there too.
     """
 
-    def __init__(self, table: "ShardTable", vector: str, gpu: Gpu):
+    def __init__(self, table: "ShardTable", vector: str, gpu: Gpu) -> None:
         super().__init__(table, vector)
         self._gpu = gpu
         with gpu.turn:
@@ -112,7 +112,7 @@ class GpuLists:
         gpu: Where to.
     """
 
-    def __init__(self, host: "FaissStage", searcher: Any, gpu: Gpu):
+    def __init__(self, host: "FaissStage", searcher: Any, gpu: Gpu) -> None:
         self.kind, self.rows, self.lists = host.kind, host.rows, host.lists
         self._host, self._gpu = host, gpu
         with gpu.turn:
@@ -160,7 +160,7 @@ class CagraStage:
     kind = IndexKind(name="cagra", compact=True, effort="itopk")
     lists: int | None = None
 
-    def __init__(self, quantiser: "Quantiser", graph: Any, gpu: Gpu):
+    def __init__(self, quantiser: "Quantiser", graph: Any, gpu: Gpu) -> None:
         self.quantiser, self._graph, self._gpu = quantiser, graph, gpu
         self.rows = int(graph.ntotal)
 

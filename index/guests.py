@@ -37,7 +37,7 @@ def seat_reports(
 
 
 class _Host(OpenedIndex):
-    def __init__(self, own: OpenedIndex, guests: ShardTable):
+    def __init__(self, own: OpenedIndex, guests: ShardTable) -> None:
         super().__init__(own.folder, own.manifest, _HostShards(own.shards, guests))
         self._own, self._guests = own, VectorIndex(guests, "joint")
 
@@ -49,7 +49,7 @@ class _Host(OpenedIndex):
 
 
 class _HostShards(Shards):
-    def __init__(self, own: Shards, guests: ShardTable):
+    def __init__(self, own: Shards, guests: ShardTable) -> None:
         super().__init__(own.parts)
         self._own, self._guests = own, guests
         self.modalities = tuple(name for name in MODALITIES if name == GUESTS or name in own.modalities)

@@ -27,7 +27,7 @@ class LateStage:
         load: Opens it; raises MedretError if a file is missing or damaged.
     """
 
-    def __init__(self, kind: IndexKind, rows: int, load: Callable[[], FirstStage]):
+    def __init__(self, kind: IndexKind, rows: int, load: Callable[[], FirstStage]) -> None:
         self.kind, self.rows = kind, rows
         self._load, self._opening = load, threading.Lock()
         self._stage: FirstStage | None = None

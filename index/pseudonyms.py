@@ -46,7 +46,7 @@ class Pseudonymiser:
         key: At least 16 secret bytes, as `read_key` returns them.
     """
 
-    def __init__(self, key: bytes):
+    def __init__(self, key: bytes) -> None:
         if len(key) < _SHORTEST_KEY:
             raise ValueError(f"the key has {len(key)} bytes, expected at least {_SHORTEST_KEY}")
         self._key = key

@@ -26,7 +26,7 @@ _SHARD = re.compile(r"\.\w+-(\d+)\.(arrow|json)\..*part")  # of which number a h
 class OtherRunError(MedretError):
     """A folder holds another run; `difference` says how its plan differs."""
 
-    def __init__(self, out: Path, difference: str):
+    def __init__(self, out: Path, difference: str) -> None:
         super().__init__(f"{out}: holds shards of another run ({difference}). Name another --out, or remove that folder to start anew")
         self.difference = difference
 

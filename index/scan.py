@@ -44,7 +44,7 @@ class ScanStage:
 
     lists: int | None = None
 
-    def __init__(self, kind: IndexKind, quantiser: Quantiser, codes: Codes):
+    def __init__(self, kind: IndexKind, quantiser: Quantiser, codes: Codes) -> None:
         self.kind, self.quantiser = kind, quantiser
         self._set(codes)
         self._rooms = threading.local()
@@ -215,7 +215,7 @@ class _KeyLayout:
     From the highest bits: the query, how far its score lies below the highest possible, the row.
     """
 
-    def __init__(self, rows: int, dimension: int):
+    def __init__(self, rows: int, dimension: int) -> None:
         self.highest = MOST * MOST * dimension
         self.row_bits = np.uint64(max(rows - 1, 1).bit_length())
         self.low_bits = np.uint64((2 * self.highest).bit_length()) + self.row_bits
@@ -231,7 +231,7 @@ class _KeyLayout:
 class _Pool:
     """The rows found so far, and for each query a score that its count-th best row surely reaches."""
 
-    def __init__(self, queries: int, count: int, layout: _KeyLayout):
+    def __init__(self, queries: int, count: int, layout: _KeyLayout) -> None:
         self.count, self._layout = count, layout
         self._bounds = np.full(queries, _LOWEST, np.int32)
         self._keys = np.empty(0, np.uint64)

@@ -21,7 +21,7 @@ class ScatteredRows:
         dimension: D.
     """
 
-    def __init__(self, blocks: Sequence[npt.NDArray[Any]], dimension: int):
+    def __init__(self, blocks: Sequence[npt.NDArray[Any]], dimension: int) -> None:
         self._blocks, self._dimension = tuple(blocks), dimension
         self._edges = np.cumsum([0] + [len(block) for block in blocks])
         self._dtypes = sorted({block.dtype for block in blocks}, key=str)

@@ -48,7 +48,7 @@ class ShardTable:
         findings: The findings that the labels of any piece are about, in order.
     """
 
-    def __init__(self, modality: str, pieces: Sequence[Piece], removed: Rows | None = None):
+    def __init__(self, modality: str, pieces: Sequence[Piece], removed: Rows | None = None) -> None:
         self.modality, self.rows = modality, sum(piece.entry.rows for piece in pieces)
         held = [piece.entry.dimensions for piece in pieces]
         self.dimensions = {name: length for name, length in held[0].items() if all(other.get(name) == length for other in held)}

@@ -54,7 +54,7 @@ class ShardWriter:
         dtype: "float32" or "float16", of the stored vectors.
     """
 
-    def __init__(self, folder: Path, modality: str, dimensions: Mapping[str, int], findings: Sequence[str], dtype: str = "float32"):
+    def __init__(self, folder: Path, modality: str, dimensions: Mapping[str, int], findings: Sequence[str], dtype: str = "float32") -> None:
         if modality not in MODALITIES or not dimensions or not set(dimensions) <= set(VECTORS) or dtype not in ("float32", "float16"):
             raise ValueError(f"shards of {modality} with {dict(dimensions)} in {dtype}: expected {MODALITIES}, {list(VECTORS)}, float32/16")
         self.folder, self.modality, self.dimensions, self.findings = folder, modality, dict(dimensions), tuple(findings)
@@ -133,7 +133,7 @@ class Shards:
         modalities: Those that have rows, of MODALITIES.
     """
 
-    def __init__(self, parts: Sequence[Part], removed: Mapping[str, Rows] | None = None):
+    def __init__(self, parts: Sequence[Part], removed: Mapping[str, Rows] | None = None) -> None:
         self.parts, self._removed = tuple(parts), dict(removed or {})
         self.modalities = tuple(name for name in MODALITIES if any(name in part.manifest.modalities for part in parts))
         self._tables: dict[str, ShardTable] = {}

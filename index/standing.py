@@ -83,7 +83,7 @@ class Standings:
         allowed: (rows,) bool, or None.
     """
 
-    def __init__(self, stage: FirstStage, questions: Questions, candidates: int, allowed: npt.NDArray[np.bool_] | None):
+    def __init__(self, stage: FirstStage, questions: Questions, candidates: int, allowed: npt.NDArray[np.bool_] | None) -> None:
         self._stage, self._questions, self._candidates, self._allowed = stage, questions, candidates, allowed
         self._held: dict[tuple[int, int | None], Standing] = {}
 

@@ -43,7 +43,7 @@ class VectorIndex:
         stage: FirstStage | None = None,
         certificates: Sequence[Certificate] = (),
         scales: Sequence[ScoreScale] = (),
-    ):
+    ) -> None:
         if stage is not None and stage.rows != table.rows:
             raise MedretError(f"the {stage.kind.name} index holds {stage.rows} rows, its shards {table.rows}. Run medret build-index again")
         self.table, self.vector, self.stage, self.certificates = table, vector, stage, tuple(certificates)

@@ -68,7 +68,7 @@ def backward_in_chunks(
 class _Side:
     """This process's chunks of one side, and their vectors of the first evaluation."""
 
-    def __init__(self, name: str, chunks: Sequence[Encode], first: int, seed: Seed | None):
+    def __init__(self, name: str, chunks: Sequence[Encode], first: int, seed: Seed | None) -> None:
         self.name, self.chunks, self.first, self.seed = name, chunks, first, seed
         self.vectors: list[Tensor] = []
 

@@ -118,7 +118,7 @@ def train_encoder(
 class _Run:
     """One run: what changes from step to step is in the learner, the schedule and the state."""
 
-    def __init__(self, encoder: DualEncoder, data: TrainingData, config: TrainConfig, out: Path, group: Group, state: RunState):
+    def __init__(self, encoder: DualEncoder, data: TrainingData, config: TrainConfig, out: Path, group: Group, state: RunState) -> None:
         self.data, self.config, self.out, self.group, self.state = data, config, out, group, state
         self.validate: Validate | None = None
         self.progress: Progress | None = None
