@@ -30,7 +30,7 @@ class Cells:
         radii: (L,) float32, root mean square distance of a cell's vectors from its centre.
     """
 
-    def __init__(self, centres: Vectors, radii: Vectors):
+    def __init__(self, centres: Vectors, radii: Vectors) -> None:
         self.radii = radii
         self._reach = np.float32(_REACH) * radii
         self._order = load_faiss().IndexFlatIP(centres.shape[1] + 1)
