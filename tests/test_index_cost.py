@@ -1,32 +1,18 @@
-"""Predictions by hand and against small builds; choices where the machine is a given one."""
+"""Predictions by hand and against small builds."""
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from given_machine import MACHINE
 from scale import COUNTS, prediction_table
 from shard_folders import unit, write_images
 
-from encoders.errors import MedretError
-from index.calibration import Calibration, calibrate
-from index.cost import check_patience, choose_kind, code_bytes, is_small, predict, resolve_kind
+from index.calibration import calibrate
+from index.cost import code_bytes, predict
 from index.kinds import KINDS, find_kind
 from index.shards import open_shards
 from index.stages import build_stage
-
-MACHINE = Calibration(
-    flat_bytes=25e9,
-    code_bytes=25e9,
-    list_bytes=10e9,
-    float_flops=200e9,
-    gather_s=5e-7,
-    half_gather_s=1e-6,
-    insert_s=2e-5,
-    visit_s=4e-7,
-    graph_rows=6000,
-    memory=24_000_000_000,
-)
 
 
 def test_exact_search_reads_every_vector_once():
@@ -87,56 +73,6 @@ def test_the_machine_is_measured_within_plausible_bounds():
     assert 1e9 < measured.float_flops < 1e14
     assert 1e-8 < measured.gather_s < 1e-4
     assert 1e-8 < measured.half_gather_s < 1e-4
-
-
-@pytest.mark.parametrize(
-    ("rows", "limits", "kind"),
-    [
-        (50_000, {}, "flat"),  # 4 ms
-        (601_000, {}, "ivf-pq"),
-        (601_000, {"latency": 0.08}, "flat"),  # 49 ms will do
-        (601_000, {"memory": 70e6}, "ivf-pq"),
-        (10_000_000, {}, "scan"),  # lists of so many take minutes to make
-        (10_000_000, {"latency": 0.020}, "ivf-scan"),  # unless they are asked for
-    ],
-)
-def test_the_kind_follows_from_the_limits(rows, limits, kind):
-    choice = choose_kind(rows, 512, MACHINE, 0.99, **limits)
-
-    assert choice.kind == kind
-    assert choice.reason.startswith(f"{kind}: ")
-
-
-def test_a_recall_that_a_thousand_queries_cannot_show_takes_exact_search():
-    assert choose_kind(601_000, 512, MACHINE, 0.999).kind == "flat"
-
-
-def test_what_fits_into_no_memory_is_refused_with_the_least_that_would():
-    with pytest.raises(MedretError, match=r"fits into 10 MB: the smallest, ivf-pq, needs 4\d MB"):
-        choose_kind(601_000, 512, MACHINE, 0.99, memory=10e6)
-    with pytest.raises(MedretError, match="fits into 10 kB: "):
-        choose_kind(601_000, 512, MACHINE, 0.99, memory=10e3)
-
-
-def test_hours_of_building_need_a_yes():
-    long = predict("ivf-flat", 100_000_000, 512, MACHINE)
-
-    with pytest.raises(MedretError, match=r"ivf-flat .* hours .*--yes"):
-        check_patience(long, yes=False)
-    check_patience(long, yes=True)
-    check_patience(replace(long, build_s=1800, certify_s=1700), yes=False)
-
-
-def test_few_vectors_are_searched_exactly_without_measuring_the_machine():
-    choice = resolve_kind("auto", 3000, 512, 0.99)
-
-    assert is_small(3000, 512) and not is_small(601_000, 512)
-    assert (choice.kind, choice.predictions) == ("flat", ())
-
-
-def test_an_unknown_kind_is_refused_before_anything_is_measured():
-    with pytest.raises(MedretError, match="'flt' is not known"):
-        resolve_kind("flt", 3000, 512, 0.99)
 
 
 def test_the_table_has_a_line_for_each_kind_and_size():

@@ -182,7 +182,7 @@ def verify(
 
 def _choose_kind(shards: Path, kind: str, recall: float, memory: float | None, latency: float | None, yes: bool) -> str:
     """The kind of index to build; says on stderr what each would cost and why this one."""
-    from index.cost import resolve_kind
+    from index.choice import resolve_kind
     from index.manifest import load_shards_manifest
     from retrieval.index_tables import render_predictions
 
