@@ -1,9 +1,10 @@
 """Which images and texts meet in a batch: a function of the seed and the step alone."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, pairwise
 from threading import Lock
 from typing import NamedTuple, TypeVar
 
@@ -262,13 +263,9 @@ def validation_batches(data: TrainingData, config: TrainConfig) -> list[Batch]:
 def read_ahead(load: Callable[[int], Loaded], steps: Iterable[int]) -> Iterator[Loaded]:
     """What `load` makes of each step, in their order, the next being made in a thread while this one is used."""
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
-        upcoming = None
-        for step in steps:
-            present, upcoming = upcoming, reader.submit(load, step)
-            if present is not None:
-                yield present.result()
-        if upcoming is not None:
-            yield upcoming.result()
+        asked = (reader.submit(load, step) for step in steps)
+        for present, _ in pairwise(chain(asked, [Future[Loaded]()])):  # by when a pair is there, its second is being made
+            yield present.result()
 
 
 def _shared(batch_size: int, weights: Sequence[float]) -> list[int]:

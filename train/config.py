@@ -40,8 +40,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 class TrainConfig:
     """Settings of a training run; the defaults suit a few hundred to a few thousand studies.
 
-    Every field is a key of the TOML file and a flag of `medret train`. What starts from weights learns
-    at `pretrained_learning_rate`, what starts at random at `learning_rate`.
+    Every field is a key of the TOML file and of `medret train --set KEY=VALUE`. What starts from weights
+    learns at `pretrained_learning_rate`, what starts at random at `learning_rate`.
     """
 
     # Objective
@@ -123,9 +123,9 @@ class TrainConfig:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected {' or '.join(repr(value) for value in known)}")
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected {least} or more")
+        for name in _AT_LEAST:
+            if getattr(self, name) < _AT_LEAST[name]:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected {_AT_LEAST[name]} or more")
         for name in _ABOVE_ZERO:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected above 0")
@@ -163,30 +163,10 @@ class TrainConfig:
 _ABOVE_ZERO = ("temperature", "soft_target_temperature", "learning_rate", "pretrained_learning_rate", "plateau_factor")
 _SHARES = ("image_to_text_weight", "word_dropout", "flip_probability", "translation", "warmup_fraction", "plateau_factor")
 _RANGES = ("crop", "scale", "brightness", "contrast", "blur_sigma")
-_LEAST = {
-    "prompt_length": 1,
-    "chunk_size": 0,
-    "dimension": 0,
-    "size": 0,
-    "max_tokens": 3,
-    "vocabulary_size": 50,
-    "freeze_image_stages": 0,
-    "freeze_text_layers": 0,
-    "min_tokens": 1,
-    "cache_size": 0,
-    "rotation": 0,
-    "epochs": 0,
-    "max_steps": 0,
-    "batch_size": 2,
-    "texts_per_image": 1,
-    "weight_decay": 0,
-    "gradient_clip": 0,
-    "plateau_patience": 1,
-    "validate_every": 0,
-    "patience": 0,
-    "workers": 0,
-    "seed": 0,
-}
+_FROM_ZERO = ("dimension", "size", "cache_size", "freeze_image_stages", "freeze_text_layers", "rotation", "epochs", "max_steps")
+_FROM_ZERO += ("chunk_size", "weight_decay", "gradient_clip", "validate_every", "patience", "workers", "seed")
+_AT_LEAST = dict.fromkeys(_FROM_ZERO, 0) | {"max_tokens": 3, "vocabulary_size": 50, "batch_size": 2}
+_AT_LEAST |= dict.fromkeys(("prompt_length", "min_tokens", "texts_per_image", "plateau_patience"), 1)
 
 
 def load_config(path: Path | None = None, **overrides: object) -> TrainConfig:
