@@ -203,10 +203,6 @@ def _approximate_tables(found: dict[str, dict[str, Any]], asker: str) -> list[st
     return [table(columns, rows), "", verdict(found, asker)]
 
 
-def _standing(taken: dict[str, Any]) -> tuple[bool, float]:
-    return taken["recall"] < RECALL, taken["p50"]
-
-
 def verdict(found: dict[str, dict[str, Any]], asker: str) -> str:
     """Say how medret's fastest compares with the fastest peer, among those that reach the recall and build within a minute."""
     soon = {name: figures for name, figures in found.items() if figures["build"] <= SOON and figures["askers"][asker]["recall"] >= RECALL}

@@ -78,11 +78,6 @@ class MappedFile:
         return None
 
 
-def map_file(path: Path) -> memoryview:
-    """Return the bytes of a file, see MappedFile."""
-    return MappedFile(path).memory
-
-
 def read_ahead(blocks: Iterable[npt.NDArray[Any]]) -> None:
     """Have the system read what mapped arrays lie over into its file cache, where it is not there yet."""
     for block in blocks:
