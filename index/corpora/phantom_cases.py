@@ -7,6 +7,8 @@ from datetime import date, timedelta
 
 import numpy as np
 
+from index.corpora.phantom_anatomy import Anatomy, Pose, draw_anatomy, draw_pose
+
 SIZES = ("small", "moderate", "large")
 SEVERITIES = ("mild", "moderate", "severe")
 ZONES = ("upper", "mid", "lower")
@@ -19,7 +21,6 @@ _COUNTS = (0.28, 0.51, 0.18, 0.03)  # chances of 0 to 3 drawn findings: about 0.
 _PACEMAKER, _CENTRAL_LINE = 0.08, 0.09  # of patients (for good), of their studies
 _DOUBT, _FALSE_ALARM = 0.06, 0.07  # a finding drawn faint and called possible; one called possible that is not there
 _SPLITS = ("train", "train", "test", "train", "validate", "train", "train", "test", "train", "train")  # by patient, in turn
-_FORMATS = ((256, 308), (308, 256), (256, 256), (256, 320), (320, 256), (256, 288))  # columns, rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,43 +61,6 @@ class PhantomFinding:
     def grade(self) -> int:
         """0, 1 or 2 for small or mild, moderate, large or severe."""
         return self.scale.index(self.size)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Anatomy:
-    """What stays the same in every film of a patient; lengths in units (a unit is about 128 pixels), factors around 1."""
-
-    width: float  # of the thorax
-    length: float  # of the lungs
-    heart: float  # of the heart, against the width of the thorax
-    domes: tuple[float, float]  # height of the right and of the left diaphragm, y in units (down)
-    knob: float  # how far the aortic knob stands out
-    rib_spacing: float
-    rib_phase: float
-    spine: float  # how far the spine bows to the picture's right
-    clavicle: float  # slope
-    breast: float  # attenuation of breast shadows, 0 for none
-    bubble: float  # radius of the gas bubble of the stomach, 0 for none
-    woman: bool
-    vessels: int  # seed of the tree of vessels
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pose:
-    """How one film was taken."""
-
-    view: str  # "PA" or "AP"
-    columns: int
-    rows: int
-    angle: float  # radians
-    shift: tuple[float, float]  # units, right and down
-    zoom: float  # short side of the picture / 2 units
-    inspiration: float  # length of the lungs against the patient's full breath
-    exposure: float  # gamma
-    noise: float  # standard deviation, in units of attenuation
-    clip: tuple[float, float]  # attenuation shown black and white
-    marker: bool
-    seed: int  # of the noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +112,7 @@ def draw_patient(seed: int, number: int, combinations: int | None = None) -> Pha
         raise ValueError(f"patient {number} of seed {seed}: expected patient 0 to {MAX_PATIENTS - 1} and a seed of 0 or more")
     sets = None if combinations is None else _sets_of_findings(seed, combinations)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
-    anatomy = _draw_anatomy(rng)
+    anatomy = draw_anatomy(rng)
     device = _draw_pacemaker(rng) if sets is None and rng.random() < _PACEMAKER else None
     count = int(rng.choice(3, p=_STUDIES)) + 1
     studies: list[PhantomStudy] = []
@@ -174,26 +138,6 @@ def _sets_of_findings(seed: int, count: int) -> list[tuple[str, ...]]:
 def _scattered(base: int, seed: int, number: int) -> int:
     """Eight digits from `base` on that look drawn at random; a bijection of `number`, so no two are the same."""
     return base + (number * 7_368_787 + seed * 1_299_709 + 4_321_987) % 10_000_000
-
-
-def _draw_anatomy(rng: np.random.Generator) -> Anatomy:
-    woman = bool(rng.random() < 0.5)
-    right = rng.uniform(0.44, 0.54)
-    return Anatomy(
-        width=rng.uniform(0.93, 1.05) * (0.97 if woman else 1.0),
-        length=rng.uniform(0.94, 1.05),
-        heart=rng.uniform(0.89, 1.01),
-        domes=(right, right + rng.uniform(0.02, 0.08)),
-        knob=rng.uniform(0.04, 0.10),
-        rib_spacing=rng.uniform(0.155, 0.185),
-        rib_phase=rng.random(),
-        spine=rng.uniform(-0.03, 0.03),
-        clavicle=rng.uniform(0.10, 0.26),
-        breast=rng.uniform(0.04, 0.11) if woman else 0.0,
-        bubble=rng.uniform(0.06, 0.12) if rng.random() < 0.6 else 0.0,
-        woman=woman,
-        vessels=int(rng.integers(2**31)),
-    )
 
 
 def _draw_study(
@@ -289,21 +233,7 @@ def _draw_line(rng: np.random.Generator) -> PhantomFinding:
 
 
 def _draw_image(rng: np.random.Generator, view: str) -> PhantomImage:
-    columns, rows = _FORMATS[int(rng.integers(len(_FORMATS)))]
-    pose = Pose(
-        view=view,
-        columns=columns,
-        rows=rows,
-        angle=float(np.deg2rad(rng.normal(0, 1.5 if view == "PA" else 2.5))),
-        shift=(float(rng.uniform(-0.05, 0.05)), float(rng.uniform(-0.05, 0.05))),
-        zoom=float(rng.uniform(0.96, 1.10)),
-        inspiration=float(rng.uniform(0.96, 1.02) if view == "PA" else rng.uniform(0.88, 0.98)),
-        exposure=float(rng.uniform(0.75, 1.35)),
-        noise=float(rng.uniform(0.008, 0.02) if view == "PA" else rng.uniform(0.012, 0.035)),
-        clip=(float(rng.uniform(0.02, 0.10)), float(rng.uniform(1.4, 1.6))),
-        marker=bool(rng.random() < 0.6),
-        seed=int(rng.integers(2**31)),
-    )
+    pose = draw_pose(rng, view)
     words = rng.integers(2**32, size=5, dtype=np.uint32)
     return PhantomImage(
         dicom_id="-".join(f"{int(word):08x}" for word in words), pose=pose, recumbent=view == "AP" and bool(rng.random() < 0.5)

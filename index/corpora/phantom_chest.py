@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from index.corpora.phantom_cases import Anatomy, PhantomFinding, Pose
+from index.corpora.phantom_anatomy import Anatomy, Pose
+from index.corpora.phantom_cases import PhantomFinding
 
 Field = npt.NDArray[np.floating[Any]]  # float32 throughout: half the time of float64
 

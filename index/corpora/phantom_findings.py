@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from index.corpora.phantom_cases import Anatomy, PhantomFinding, Pose
+from index.corpora.phantom_anatomy import Anatomy, Pose
+from index.corpora.phantom_cases import PhantomFinding
 from index.corpora.phantom_chest import AIR, VESSEL, Field, Scene, bump, chest_wall, cloud, look_up, normal_chest, ramp
 from index.corpora.phantom_film import develop
 
