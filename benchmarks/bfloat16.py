@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from archive_vectors import Vectors
+from drawn_vectors import Vectors
 from results_file import table
 
 from encoders.checkpoint import default_checkpoint, find_checkpoint, load_checkpoint

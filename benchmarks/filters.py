@@ -112,10 +112,7 @@ def report(results: Results) -> str:
             rows = []
             for name in names:
                 taken = [case for case in cases[name] if (case["asker"], case["way"]) == (asker, way)]
-                cells = [
-                    f"{case['recall']:.4f} / {milliseconds(case['p50'])} / {milliseconds(case['p99'])} ({case['plan']})" for case in taken
-                ]
-                rows.append([name, *cells])
+                rows.append([name, *map(_cell, taken)])
             columns = ["index", *(f"{share:.1%}" for share in SHARES)]
             parts += [f"{asker} queries, rows chosen: {way}; recall@10 / p50 ms / p99 ms (plan)", "", table(columns, rows), ""]
     return "\n".join(parts)

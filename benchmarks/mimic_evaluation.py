@@ -10,7 +10,7 @@ P-any-ignore    uncertain labels are left out, so that candidates differ by what
 texts-P     46 prompts; 2,000 resamples of the patients of the candidates
 texts-mAP   the same over complete rankings; 200 resamples
 
-368,960 films of train and 5,159 of test, with as many studies and patients as there are, vectors of 512 dimensions as archive_vectors.py
+368,960 films of train and 5,159 of test, with as many studies and patients as there are, vectors of 512 dimensions as drawn_vectors.py
 draws them ("clip"), and labels drawn study by study with about the frequencies of MIMIC's CheXpert labels, whatever the vectors: all
 figures are at the level of chance, as the table shows. Each section is a process of its own: wall seconds, processor seconds of all
 threads, peak resident memory, of which up to 0.8 GB are the memory-mapped shards. 2 cores: the index 2 min, once; all sections 8 min.
@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from archive_vectors import ClipLike, Vectors, spans, write_shards
+from archive_vectors import write_shards
+from drawn_vectors import ClipLike, Vectors, spans
 from results_file import Results, options, table
 
 from index.corpora.record import FINDINGS, LabelState, Record

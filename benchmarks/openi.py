@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from openi_frozen import learn_frozen
 from openi_measures import KS, RECALL_KS, WORDED, WORDED_K, count_studies, measure, open_engine, rank_worded, score_worded
+from results_file import table
 
 from encoders.checkpoint import find_checkpoint, read_fingerprint
 from encoders.device import choose_device
@@ -112,7 +113,7 @@ def _render_corpus(corpus: Mapping[str, Any]) -> str:
         f"{corpus['studies']} studies of the {corpus['split']} split; {corpus['without a frontal film']} have no frontal film and are "
         f"no candidates; {corpus['without labels']} have no labels and are no candidates where findings are asked for."
     )
-    return f"{line}\n\n" + _table(["finding", "studies", "with a frontal film"], rows)
+    return f"{line}\n\n" + table(["finding", "studies", "with a frontal film"], rows)
 
 
 def _render_recall(runs: Mapping[str, Any]) -> str:
@@ -135,7 +136,7 @@ def _render_recall(runs: Mapping[str, Any]) -> str:
     sizes = "; ".join(
         f"{arrow}: {first[way]['queries']} queries, {first[way]['candidates']} candidates" for way, arrow in DIRECTIONS.items()
     )
-    return f"Candidates are studies by their best frontal film, or distinct reports. {sizes}.\n\n" + _table(head, rows)
+    return f"Candidates are studies by their best frontal film, or distinct reports. {sizes}.\n\n" + table(head, rows)
 
 
 def _gain(measured: Mapping[str, Any]) -> float:
@@ -150,7 +151,7 @@ def _render_macro(runs: Mapping[str, Any], part: str) -> str:
     rows = [[run, *(_spread(_macro(measured["seeds"], part), (name,)) for name in names)] for run, measured in runs.items()]
     first = _macro(next(iter(runs.values()))["seeds"], part)[0]
     rows.append(["chance", *(_number(first[name]["chance"]) for name in names)])
-    return _table(["run", *names], rows)
+    return table(["run", *names], rows)
 
 
 def _macro(seeds: Sequence[Mapping[str, Any]], part: str) -> list[Mapping[str, Any]]:
@@ -178,7 +179,7 @@ def _render_findings(seeds: Sequence[Mapping[str, Any]]) -> str:
         values = [_spread(seeds, ("findings", finding, f"P@{k}")) for k in KS]
         own = [_spread(seeds, ("findings", finding, "AP")), _number(figures["AP"]["chance"])]
         rows.append([finding, *counts, *values, _number(figures["P@50"]["ceiling"]), *own])
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _render_worded(runs: Mapping[str, Any]) -> str:
@@ -191,7 +192,7 @@ def _render_worded(runs: Mapping[str, Any]) -> str:
         for run, measured in runs.items()
         for finding, score in measured["worded"].items()
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _spread(seeds: Sequence[Mapping[str, Any]], path: Sequence[str]) -> str:
@@ -208,11 +209,6 @@ def _spread(seeds: Sequence[Mapping[str, Any]], path: Sequence[str]) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.3f}"  # ranks, and fractions
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -91,14 +91,14 @@ def report(results: Results) -> str:
 def _prepare(archive: Archive) -> dict[str, tuple[list[str], list[Path]]]:
     """Build what is missing, and return each way's command and files."""
     ways: dict[str, tuple[list[str], list[Path]]] = {}
-    me = [sys.executable, str(CHILD)]
+    me, asked = [sys.executable, str(CHILD)], f"i{ASKED % archive.table().rows:09d}"
     for kind in KINDS:
         folder = archive.folder / f"index-{kind}"
         if not (folder / "index.json").is_file():
             Medret(kind).build(archive, np.empty((0, 0), np.float32))
         files = files_under(folder, archive.shards)
         ways[f"medret {kind}"] = ([*me, "medret", str(folder)], files)
-        query = [str(Path(sys.executable).with_name("medret")), "query", "--id", f"i{ASKED % _rows(archive):09d}", "--index", str(folder)]
+        query = [str(Path(sys.executable).with_name("medret")), "query", "--id", asked, "--index", str(folder)]
         if not Path(query[0]).is_file():  # another environment that has this one's packages
             query[:1] = [sys.executable, "-c", "from retrieval.cli import main; main()"]
         ways[f"`medret query --id`, {kind}"] = (query, files)
@@ -109,10 +109,6 @@ def _prepare(archive: Archive) -> dict[str, tuple[list[str], list[Path]]]:
         ways[name] = ([*me, "mapped" if "mapped" in name else "read", str(path)], [path])
     gc.collect()
     return ways
-
-
-def _rows(archive: Archive) -> int:
-    return archive.table().rows
 
 
 def _write_faiss(archive: Archive, kind: str, path: Path) -> None:

@@ -1,7 +1,9 @@
 """The model card and the licence of the default encoder."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from results_file import table
 
 from encoders.dual import DualEncoder
 
@@ -97,7 +99,7 @@ def _recall(recall: Mapping[str, Any]) -> str:
         interval = f"{ten['value']:.3f} ({ten['low']:.3f} to {ten['high']:.3f})"
         ranks = f"{median['value']:.0f} ({median['chance']:.0f})"
         rows.append([arrow, f"{figures['queries']} in {figures['candidates']}", *cells, interval, f"{ten['chance']:.3f}", ranks])
-    return _table(["", "queries in candidates", "R@1", "R@5", "R@10 (interval)", "R@10 by chance", "median rank (by chance)"], rows)
+    return table(["", "queries in candidates", "R@1", "R@5", "R@10 (interval)", "R@10 by chance", "median rank (by chance)"], rows)
 
 
 def _worded(worded: Mapping[str, Any]) -> str:
@@ -108,7 +110,7 @@ def _worded(worded: Mapping[str, Any]) -> str:
         ]
         for finding, score in worded.items()
     ]
-    return _table(["asked in words for", "wordings", "P@10 (interval)", "base rate", "interval above it"], rows)
+    return table(["asked in words for", "wordings", "P@10 (interval)", "base rate", "interval above it"], rows)
 
 
 def _findings(findings: Mapping[str, Any]) -> str:
@@ -119,7 +121,7 @@ def _findings(findings: Mapping[str, Any]) -> str:
         ]
         for finding, score in findings.items()
     ]
-    return _table(["finding", "studies", "P@10", "by chance", "AP", "by chance"], rows)
+    return table(["finding", "studies", "P@10", "by chance", "AP", "by chance"], rows)
 
 
 def _limits(training: Mapping[str, Any], max_tokens: int, metrics: Mapping[str, Any] | None) -> str:
@@ -174,7 +176,3 @@ def _making(made: Mapping[str, Any], training: Mapping[str, Any]) -> str:
 
 def _bullets(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])

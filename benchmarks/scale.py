@@ -12,7 +12,6 @@ On 2 cores at 5 million rows: 11 min after the archive is made: of each kind mos
 """
 
 import resource
-import time
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -20,8 +19,9 @@ from typing import Any
 import numpy as np
 from archive_vectors import Archive, Vectors, make_archive
 from clock import CORES, median, percentile, seconds, set_threads
-from contenders import K, Medret, Setting, Truth
+from contenders import K, Medret, Truth
 from results_file import Results, milliseconds, options, table
+from search import batch_rate, single_times
 
 from index.calibration import Calibration, calibrate
 from index.cost import predict
@@ -31,6 +31,7 @@ SECTIONS = ("predicted", "measured")
 COUNTS = (601_000, 5_000_000, 10_000_000, 100_000_000)
 SHARD = 32_768
 QUERIES = 300
+TIMED = 100  # of them, one by one
 
 
 def main() -> None:
@@ -84,8 +85,8 @@ def measure(archive: Archive, kind: str, results: Results) -> dict[str, Any]:
         stored = medret.index.table.vectors("joint", found.reshape(-1).clip(0))
         scores = np.einsum("qkd,qd->qk", stored.reshape(*found.shape, -1).astype(np.float64), queries.astype(np.float64))
         recall = best.share_of(np.where(found < 0, -np.inf, scores))
-        times = _singles(medret, queries, setting)
-        rate = len(queries) / median([seconds(partial(medret.search, queries, setting, CORES)) for _ in range(3)])
+        times = single_times(medret, queries[:TIMED], setting)
+        rate = batch_rate(medret, queries, setting, CORES)
         plan = medret.index.plan(K, asker=asker)
         effort, candidates = (plan.effort, plan.candidates) if plan.how == "approximate" else (None, None)
         expected = predict(kind, archive.table().rows, queries.shape[1], calibration, effort=effort, candidates=candidates, half=True)
@@ -121,18 +122,7 @@ def report(results: Results) -> str:
                 ]
             )
     if rows:
-        columns = [
-            "kind",
-            "build s",
-            "disk GB",
-            "peak GB",
-            "queries",
-            "setting",
-            "recall@10",
-            "p50 ms",
-            "p99 ms",
-            "queries/s",
-        ]
+        columns = ["kind", "build s", "disk GB", "peak GB", "queries", "setting", "recall@10", "p50 ms", "p99 ms", "queries/s"]
         parts += [f"{results.content['about']['rows']:,} × 512 in float16, measured / predicted:", "", table(columns, rows)]
     return "\n".join(parts)
 
@@ -160,17 +150,6 @@ def _truth(archive: Archive) -> dict[str, Any]:
     for asker, (rows, scores) in best.items():
         figures["rows"][asker], figures["scores"][asker] = rows.tolist(), scores.tolist()
     return figures
-
-
-def _singles(medret: Medret, queries: Vectors, setting: Setting) -> list[float]:
-    for query in queries[:5]:
-        medret.search(query[None], setting, 1)
-    times = []
-    for query in queries[:100]:
-        began = time.perf_counter()
-        medret.search(query[None], setting, 1)
-        times.append(time.perf_counter() - began)
-    return times
 
 
 if __name__ == "__main__":

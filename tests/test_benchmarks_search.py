@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from archive_vectors import ClipLike, Tiled, geometry, make_archive, unit
+from archive_vectors import geometry, make_archive
 from clock import cached_share, forget, in_turns, resident
 from contenders import Contender, Setting, Truth, find_truth
+from drawn_vectors import ClipLike, Tiled, unit
 from peers import autofaiss_choice, usual_lists
 from results_file import Results
 from search import choose, verdict
