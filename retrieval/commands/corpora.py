@@ -9,7 +9,7 @@ import typer
 from retrieval.commands.encoding import default_encoder
 from retrieval.commands.flags import CorpusFlags, spread
 from retrieval.commands.notes import note
-from retrieval.commands.options import AsJson, Columns, CorpusFormat, CorpusPath, DefaultEncoder, Labels, Reports, Splits, Workers
+from retrieval.commands.options import AsJson, CorpusPath, DefaultEncoder, Splits, Workers
 from retrieval.terminal import progress_bar
 
 
@@ -31,21 +31,18 @@ def phantoms(
     print(f"Synthetic: nothing here was seen in a patient. Next: medret corpus {out}")
 
 
+@spread(CorpusFlags)
 def corpus(
     path: CorpusPath,
-    format: CorpusFormat = None,
-    reports: Reports = None,
-    column: Columns = None,
-    labels: Labels = None,
+    flags: CorpusFlags,
     check_images: Annotated[bool, typer.Option("--check-images", help="Decode every image and name those at fault.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print what a corpus holds, and every fault found in it."""
     from index.corpora.summary import render_summary, summarise_corpus
 
-    opened = CorpusFlags(format=format, reports=reports, column=column, labels=labels).corpus(path)
     with progress_bar("checking", "image") as progress:
-        summary = summarise_corpus(opened, check_images=check_images, progress=progress)
+        summary = summarise_corpus(flags.corpus(path), check_images=check_images, progress=progress)
     print(json.dumps(summary.to_dict(), indent=2) if as_json else render_summary(summary))
 
 

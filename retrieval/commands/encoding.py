@@ -10,7 +10,7 @@ import typer
 from encoders.device import choose_device
 from retrieval.commands.flags import EncodeFlags, spread
 from retrieval.commands.notes import note
-from retrieval.commands.options import CorpusPath
+from retrieval.commands.options import AsJson, CorpusPath
 from retrieval.terminal import progress_bar
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def encode(
     flags: EncodeFlags,
     rank: Annotated[int | None, typer.Option(help="Which of --size processes this one is, from 0; torchrun's when not given.")] = None,
     size: Annotated[int | None, typer.Option(help="How many processes share the work, each started with its --rank.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Encode the images and reports of a corpus into Arrow shards."""
     from retrieval.tables import render_encoding
