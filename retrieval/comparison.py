@@ -55,7 +55,7 @@ class DirectionComparison:
         curve: What is drawn over k: "P", or "R" (whether anything relevant is among the first k) where the systems were asked so.
         curves: (systems, K) float64, its figure at 1 to K as the protocol averages it.
         apart: Queries that only some systems have, left out.
-        unlike: Option to what each system says of it, where they differ.
+        unlike: Option to what each system says of it, where they differ; where none does, what there was to be found, where that does.
     """
 
     names: tuple[str, ...]
@@ -101,7 +101,7 @@ def _compare(direction: str, names: tuple[str, ...], sides: Sequence[SavedDirect
         raise MedretError(
             f"{direction}: {primary or 'no metric'} cannot be compared; the runs share {', '.join(metrics) or 'none'} (not median_rank)"
         )
-    base = sides[0].queries
+    base, protocols = sides[0].queries, [side.protocol for side in sides]
     places = np.array([ids[0][id] for id in common], dtype=np.int64)
     asked = {"names": base.names, "findings": base.findings[places], "units": base.units[places], "views": (None,) * len(common)}
     queries = [_take(side.queries, [own[id] for id in common], metrics, asked) for side, own in zip(sides, ids, strict=True)]
@@ -114,9 +114,9 @@ def _compare(direction: str, names: tuple[str, ...], sides: Sequence[SavedDirect
         results=tuple(_result(each, side) for each, side in zip(queries, sides, strict=True)),
         differences=_differences(queries, [name for name in metrics if name != MEDIAN], primary, weights, macro),
         curve="R" if primary.startswith("R@") else "P",
-        curves=_curves(queries, weights, any_hit=primary.startswith("R@")),
+        curves=_curves(queries, weights, [protocol.get("denominator") for protocol in protocols], any_hit=primary.startswith("R@")),
         apart=len(set().union(*ids)) - len(common),
-        unlike=_unlike([side.protocol for side in sides]),
+        unlike=_unlike(protocols) or _counted_unlike(queries, protocols),
     )
 
 
@@ -203,12 +203,16 @@ def _most_changed(one: PerQuery, base: PerQuery, metric: str) -> tuple[int, ...]
     return tuple(order[moved[order] > 0].tolist())
 
 
-def _curves(queries: Sequence[PerQuery], weights: Floats, *, any_hit: bool) -> Floats:
-    """P@1 to P@K of each system, or R@1 to R@K, K being the ranks that all have."""
+def _curves(queries: Sequence[PerQuery], weights: Floats, denominators: Sequence[str | None], *, any_hit: bool) -> Floats:
+    """P@1 to P@K of each system by its own denominator, or R@1 to R@K, K being the ranks that all have."""
     depth = min(each.rows.shape[1] for each in queries)
     ranks = np.arange(1, depth + 1)
-    found = [np.cumsum(each.hits[:, :depth], axis=1) for each in queries]
-    return np.stack([weights @ (hits > 0 if any_hit else hits / ranks) for hits in found])
+    curves = []
+    for each, denominator in zip(queries, denominators, strict=True):
+        hits = np.cumsum(each.hits[:, :depth], axis=1)
+        shares = hits / (np.minimum(ranks, each.answers[:, None]) if denominator == "min(k, relevant)" else ranks)
+        curves.append(weights @ (hits > 0 if any_hit else shares))
+    return np.stack(curves)
 
 
 def _unlike(protocols: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
@@ -222,3 +226,20 @@ def _unlike(protocols: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]
         if any(value != told[0] for value in told):
             unlike[name] = tuple(protocol.get(name) for protocol in protocols)
     return unlike
+
+
+def _counted_unlike(queries: Sequence[PerQuery], protocols: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """How much the same queries could find, and how much of it was relevant, where it differs though options do not: index or labels do.
+
+    A file of judgements names no candidates that are neither relevant nor struck, so outside runs tell nothing of these.
+    """
+    own = [place for place, protocol in enumerate(protocols) if "qrels" not in protocol]
+    asked = {
+        "candidates_of_all_queries": ([each.reachable for each in queries], own),
+        "relevant_candidates_of_all_queries": ([each.answers for each in queries], range(len(queries))),
+    }
+    return {
+        name: tuple(f"{count.sum():,}" for count in counts)
+        for name, (counts, told) in asked.items()
+        if any(not np.array_equal(counts[place], counts[told[0]]) for place in told)
+    }

@@ -14,6 +14,7 @@ from retrieval.charts import Bar, bar_chart, curve_chart
 from retrieval.comparison import Difference, DirectionComparison
 from retrieval.comparison_table import interval, interval_words, p_value, p_words
 from retrieval.engine import SearchEngine
+from retrieval.owners import study_names
 from retrieval.pages import option_rows, option_words, render_page
 from retrieval.pictures import film_picture
 from retrieval.result_tables import figure
@@ -50,7 +51,9 @@ def _direction(name: str, one: DirectionComparison, engine: SearchEngine | None,
     classes = list(base.per_class)
     bars = [[_bar(result.per_class[finding][1][one.primary]) for result in one.results] for finding in classes]
     chance = [base.per_class[finding][1][one.primary].chance for finding in classes]
-    level = next((score.chance for metric, score in base.metrics.items() if metric.startswith("P@")), math.nan)  # R@k rises with k
+    level = math.nan  # drawn where it is the same at every k
+    if one.curve == "P" and base.protocol.get("denominator", "k") == "k":
+        level = next((score.chance for metric, score in base.metrics.items() if metric.startswith("P@")), math.nan)
     return {
         "name": name,
         "queries": base.queries,
@@ -64,7 +67,7 @@ def _direction(name: str, one: DirectionComparison, engine: SearchEngine | None,
         "tested": p_words(one),
         "metrics": [_row(metric, _scores(one.results, metric), one.differences) for metric in base.metrics],
         "classes": [_class_row(finding, one) for finding in classes],
-        "curves": curve_chart(one.curves, level if one.curve == "P" else math.nan) if one.curves.shape[1] > 1 else None,
+        "curves": curve_chart(one.curves, level) if one.curves.shape[1] > 1 else None,
         "bars": bar_chart(classes, bars, chance) if classes else None,
         "changed": [_changed(one, place, engine, with_ids) for place in range(len(one.differences))],
         "protocol": option_rows(base.protocol, with_ids),
@@ -115,10 +118,11 @@ def _changed(one: DirectionComparison, place: int, engine: SearchEngine | None, 
     pair = (0, place + 1)
     changed = one.differences[place].changed
     hits = [one.queries[side].hits for side in pair]
+    shelf = engine if _indexed(one.results[0].protocol) else None
     base = one.queries[0]
     shown = []
     for query in changed[:SHOWN]:
-        answers = [_answers(one.queries[side], found[query], query, engine, with_ids) for side, found in zip(pair, hits, strict=True)]
+        answers = [_answers(one.queries[side], found[query], query, shelf, with_ids) for side, found in zip(pair, hits, strict=True)]
         values = [float(one.queries[side].scores[one.primary][query]) for side in pair]
         sides = [
             {"name": one.names[side], "system": side, "value": figure(value), "answers": ranked}
@@ -128,12 +132,18 @@ def _changed(one: DirectionComparison, place: int, engine: SearchEngine | None, 
     return {"name": one.names[place + 1], "count": len(changed), "queries": shown}
 
 
+def _indexed(protocol: Mapping[str, Any]) -> bool:
+    """Whether the index holds what was ranked, rather than the lists of a benchmark."""
+    return protocol.get("texts") != "the list's" and protocol.get("candidates") != "the listed texts"
+
+
 def _asked(each: PerQuery, query: int, one: DirectionComparison, engine: SearchEngine | None) -> dict[str, Any]:
     """What was asked: the film, the report, or the words of a built-in prompt."""
     finding = each.names[each.findings[query]] if each.findings[query] >= 0 else None
     item = each.ids[query] if finding is None else each.ids[query].rpartition("|")[0]
     protocol = one.results[0].protocol
-    asking = str(protocol.get("direction", "")).partition("-")[0]
+    direction = str(protocol.get("direction", ""))
+    asking = "image" if direction == "own-report" else direction.partition("-")[0]
     told: dict[str, Any] = {"finding": finding, "kind": asking or "query", "image": None, "text": None, "films": asking == "image"}
     if asking == "text" and finding in FINDINGS and protocol.get("prompts") == "built-in":
         mine = [place for place in range(len(each.ids)) if each.findings[place] == each.findings[query]]
@@ -155,15 +165,17 @@ def _first_answers(
         if row < 0:
             return
         id = str(each.candidates[row])
-        shown = {"image": None, "text": None} if engine is None else _record(engine, id, each.find)
+        shown = {"image": None, "text": None} if engine is None else _record(engine, unquote(id), each.find)
         if shown is None:
             raise MedretError(f"{id}: is ranked by a run, but no record of the index; expected --index to be the one that was asked")
         yield {"hit": bool(hit), "id": id if with_ids else None, "films": each.find != "reports", **shown}
 
 
 def _record(engine: SearchEngine, id: str, find: str) -> dict[str, str | None] | None:
-    """The film or the text of a record, of a study its first film; None where the index has no such record."""
-    own = unquote(id)
+    """The film or the text of a record; of a study its first film, of a film its report where one is sought; None if there is none."""
+    own = id
+    if find == "reports" and "images" in engine.modalities and (film := engine.table("images").find(id)) is not None:
+        own = str(study_names(engine.table("images"), np.array([film]))[0])  # lists name reports by their films
     for modality in (find,) if find in engine.modalities else engine.modalities:
         table = engine.table(modality)
         row = table.find(own)

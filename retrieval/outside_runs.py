@@ -70,11 +70,15 @@ def evaluate_trec(
         MedretError: If a file is damaged, or ids of the run are not those of the judgements.
     """
     answers, judgements, beside = read_run(run), read_qrels(qrels), _beside(qrels)
-    if beside is not None and (strange := [name for name in answers.documents if name not in beside.candidates]):
+    known = frozenset(judgements.documents) if beside is None else beside.candidates
+    strange = [name for name in answers.documents if name not in known]
+    if beside is not None and strange:
         raise MedretError(
             f"{run}: {len(strange)} of its {len(answers.documents)} documents are no candidates, the first is {strange[0]}; "
             f"expected ids of {_sibling(qrels, CANDIDATES)}"
         )
+    if len(strange) == len(answers.documents):
+        raise MedretError(f"{run}: none of its {len(strange)} documents is in {qrels}; expected ids as the judgements have them")
     told = {} if beside is None else beside.protocol
     cuts = tuple(ks or told.get("k", (5, 10, 50)))
     share = denominator or told.get("denominator", "k")

@@ -32,7 +32,7 @@ class PerQuery:
 
     Attributes:
         ids: Q names, each once: "ITEM|FINDING", "promptJ|FINDING" (J from 0 within the finding) or, where no one finding is
-            asked for, "ITEM"; blanks are "_".
+            asked for, "ITEM"; blanks of a finding are "_".
         names: The K findings.
         findings: (Q,) int64 places in `names`; -1 where a query asks for none or several.
         units: (Q,) int64, equal for the queries of one patient; of one study where no patient is named; else of one record. A prompt

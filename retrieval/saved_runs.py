@@ -6,6 +6,7 @@ and DIRECTION.queries.jsonl (a query a line: ids, codes and figures; no text and
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +87,10 @@ def load_run(folder: Path) -> SavedRun:
         raise MedretError(f"{folder}: no {RESULT} in it, expected a folder made by: medret evaluate BENCHMARK --save {folder}")
     held = {name: one for name, one in read_directions(folder).items() if (folder / f"{token(name)}{QUERIES}").is_file()}
     if not held:
-        raise MedretError(f"{folder}: holds no {QUERIES} file, so no direction of it can be compared; save the evaluation again")
+        raise MedretError(
+            f"{folder}: holds no {QUERIES} file, so no direction of it can be compared. Benchmarks that rank have one when they are "
+            "saved; zero-shot and linear-probe, which tell images apart, have none"
+        )
     directions = {
         name: SavedDirection(
             protocol=one["protocol"],
@@ -172,19 +176,18 @@ def describe_answers(documents: tuple[str, ...], rows: Rows, hits: NDArray[np.bo
 def _save_queries(place: Path, name: str, each: PerQuery) -> list[str]:
     home = str(place / token(name))
     if len(set(each.ids)) < len(each.ids):
-        raise MedretError(f"{name}: two of the {len(each.ids)} queries have the same id once blanks are _; expected distinct record ids")
+        twice = next(id for id, count in Counter(each.ids).items() if count > 1)
+        raise MedretError(f"{name}: {twice} asks more than once, so its answers cannot be told apart; expected each query once in the list")
     lengths = (each.rows >= 0).sum(axis=1)
     ranked = ([each.candidates[row] for row in rows[:length]] for rows, length in zip(each.rows, lengths, strict=True))
     write_run(Path(home + RUN), each.ids, ranked, each.cosines)
     Path(home + CANDIDATES).write_text("".join(f"{token(one)}\n" for one in _gallery_names(each)), encoding="utf-8")
-    kind = name.partition("-")[0]
     with Path(home + QUERIES).open("w", encoding="utf-8") as lines:
         for query, id in enumerate(each.ids):
             finding = int(each.findings[query])
             one = {
                 "id": id,
                 "finding": each.names[finding] if finding >= 0 else None,
-                "kind": kind,
                 "view": each.views[query],
                 "unit": int(each.units[query]),
                 "relevant": int(each.answers[query]),

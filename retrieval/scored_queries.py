@@ -47,8 +47,8 @@ def label_queries(
     items, findings = task.items[kept], task.classes[kept]
     asking = engine.table("images")
     names = np.array(asking.ids(task.rows) if task.rows is not None else _prompt_names(task), dtype=object)
-    bears = [f"|{task.relevance.findings[place]}" if place >= 0 else "" for place in findings.tolist()]
-    ids = tuple(f"{name}{finding}".replace(" ", "_") for name, finding in zip(names[items], bears, strict=True))
+    bears = [f"|{task.relevance.findings[place]}".replace(" ", "_") if place >= 0 else "" for place in findings.tolist()]
+    ids = tuple(f"{name}{finding}" for name, finding in zip(names[items], bears, strict=True))
     owners = np.arange(len(names)) if task.rows is None else number_owners(asking, task.rows)
     views = np.full(len(names), None, dtype=object) if task.rows is None else asking.column("view")[task.rows]
     table = engine.table(task.find)
@@ -140,7 +140,7 @@ def pair_queries(pairs: PairRanks, by: By, scores: Mapping[str, Floats], chance:
     number_of[answering.rows] = answering.numbers
     film = asking.modality == "images"
     return PerQuery(
-        ids=tuple(str(name).replace(" ", "_") for name in candidate_names(asking, by)[matched.heads]),
+        ids=tuple(map(str, candidate_names(asking, by)[matched.heads])),
         names=(),
         findings=np.full(len(matched.ranks), -1, dtype=np.int64),
         units=number_owners(asking, matched.heads),

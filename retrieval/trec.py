@@ -166,7 +166,7 @@ def judge_run(run: Run, qrels: Qrels) -> JudgedRun:
     A query that the run does not answer has no answers; it is kept, so that silence is no advantage.
 
     Raises:
-        MedretError: If the run answers a query that is not judged, or names no document that is.
+        MedretError: If the run answers a query that is not judged.
     """
     known = {query: place for place, query in enumerate(qrels.queries)}
     if strange := [query for query in run.queries if query not in known]:
@@ -176,10 +176,7 @@ def judge_run(run: Run, qrels: Qrels) -> JudgedRun:
         )
     places = {document: place for place, document in enumerate(qrels.documents)}
     judged_place = np.array([places.get(document, -1) for document in run.documents] + [-1], dtype=np.int64)  # the last: of place -1
-    if (judged_place < 0).all():
-        raise MedretError(
-            f"{run.name}: none of its {len(run.documents)} documents is in {qrels.name}; expected ids as the judgements have them"
-        )
+
     ranked = np.full((len(qrels.queries), run.ranked.shape[1]), -1, dtype=np.int64)
     ranked[[known[query] for query in run.queries]] = run.ranked
     grades = _grades(judged_place[ranked], qrels)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import pytrec_eval
 from handmade_index import image_rows, make_engine
+from PIL import Image
 
 from encoders.errors import MedretError
 from index.corpora.phantom import write_phantoms
@@ -24,6 +25,7 @@ from retrieval.figures import add_intervals, direction_result, with_intervals
 from retrieval.frozen_sets import check_frozen, freeze
 from retrieval.outside_runs import evaluate_trec, load_outside
 from retrieval.saved_runs import load_run, save_run
+from retrieval.trec import token
 
 FINDINGS = ("Edema", "Lung Opacity")
 MEDRET = Path(sys.executable).with_name("medret")
@@ -104,11 +106,23 @@ def test_an_outside_run_is_struck_of_what_the_query_must_not_find_and_scores_as_
 
 def test_a_document_that_was_no_candidate_is_refused(results, tmp_path):
     save_run(tmp_path / "run", results[0])
-    query = results[0].directions["image-image"].per_query.ids[0].replace("%", "%25")
+    query = token(results[0].directions["image-image"].per_query.ids[0])
     (tmp_path / "strange.trec").write_text(f"{query} Q0 film 1 1 x\n")
 
     with pytest.raises(MedretError, match="1 of its 1 documents are no candidates, the first is film"):
         evaluate_trec(tmp_path / "strange.trec", tmp_path / "run" / "image-image.qrels.trec")
+
+
+def test_an_outside_run_of_candidates_that_nothing_names_scores_nothing(tmp_path):
+    """Judgements name what is relevant or struck; the other candidates are candidates all the same."""
+    records = [Record(id=f"f{i}", image=None, patient_id=f"p{i}", labels={"Edema": LabelState(int(i < 2))}) for i in range(4)]
+    engine = make_engine(tmp_path / "index", {"images": (image_rows(records), {"joint": np.eye(4)})}, findings=["Edema"])
+    save_run(tmp_path / "run", evaluate_label_precision(engine, directions=["image-image"], ks=(2,)))
+    (tmp_path / "poor.trec").write_text("f0|Edema Q0 f2 1 0.5 poor\nf1|Edema Q0 f3 1 0.5 poor\n")
+
+    found = evaluate_trec(tmp_path / "poor.trec", tmp_path / "run" / "image-image.qrels.trec", measures=("P",))
+
+    assert found.directions["image-image"].metrics["P@2"].value == 0
 
 
 def test_outside_judgements_alone_give_figures_without_chance_and_count_silence(tmp_path):
@@ -176,7 +190,7 @@ def test_the_page_names_no_record_unless_asked_to(results, tmp_path):
     page, named = render_comparison(compared), render_comparison(compared, with_ids=True)
 
     assert "film" not in re.sub(r"<style>.*</style>|class=\"\w+\"", "", page, flags=re.DOTALL).replace("to see films", "")
-    assert "film_0" in named
+    assert "film 0" in named
     assert page.count("<svg") == 2
     assert not re.search(r"(src|href)=\"(?!data:)", page)
 
@@ -190,6 +204,54 @@ def test_the_page_names_nobody_that_conditions_name_unless_asked_to(tmp_path):
 
     assert page.count("a condition on ids") == 3  # of both where they differ, and of the first
     assert re.findall(r"p[37]\b", page) == [] != re.findall(r"p[37]\b", named)
+
+
+def test_curves_keep_to_the_denominator_and_draw_chance_only_where_it_is_level(tmp_path):
+    runs = []
+    for seed in (1, 2):
+        result = evaluated(tmp_path / str(seed), seed, denominator="min(k, relevant)", measures=("P",))
+        runs.append((result, saved(result, tmp_path / f"run{seed}")))
+
+    compared = compare_runs([run for _, run in runs])
+    page = render_comparison(compared)
+
+    for place, (result, _) in enumerate(runs):
+        figures = result.directions["image-image"].metrics
+        assert compared["image-image"].curves[place, [4, 9]] == pytest.approx([figures[f"P@{k}"].value for k in (5, 10)])
+    assert figures["P@5"].chance != pytest.approx(figures["P@10"].chance)
+    assert ">chance</text>" not in page
+
+
+def test_systems_put_to_other_candidates_or_judged_otherwise_are_said_to_be_unlike(results, tmp_path):
+    run = saved(results[0], tmp_path / "run")
+    held = run.directions["image-image"].queries
+    more = replace(held, reachable=held.reachable + 1)
+    fewer = replace(held, answers=held.answers - (np.arange(len(held.ids)) == 0))
+    total, relevant = int(held.reachable.sum()), int(held.answers.sum())
+
+    def unlike(queries):
+        other = replace(run, directions={"image-image": replace(run.directions["image-image"], queries=queries)})
+        return compare_runs([run, other])["image-image"].unlike
+
+    assert unlike(more) == {"candidates_of_all_queries": (f"{total:,}", f"{total + len(held.ids):,}")}
+    assert unlike(fewer) == {"relevant_candidates_of_all_queries": (f"{relevant:,}", f"{relevant - 1:,}")}
+
+
+def test_the_film_of_a_record_with_blanks_in_its_id_is_shown_beside_what_it_asked(tmp_path):
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / "film.png")
+    labels = [{"Lung Opacity": LabelState(number % 2)} for number in range(8)]
+    records = [Record(id=f"a film {i}%20", image=tmp_path / "film.png", patient_id=f"p{i}", labels=labels[i]) for i in range(8)]
+    runs = []
+    for seed in (1, 2):
+        vectors = np.random.default_rng(seed).normal(size=(8, 4))
+        engine = make_engine(tmp_path / str(seed), {"images": (image_rows(records), {"joint": vectors})}, findings=["Lung Opacity"])
+        runs.append(saved(evaluate_label_precision(engine, directions=["image-image"], ks=(1, 2)), tmp_path / f"run{seed}"))
+
+    page = render_comparison(compare_runs(runs, "P@2"), engine, with_ids=True)
+
+    assert "a%20film%201%2520|Lung_Opacity Q0 a%20film%20" in (tmp_path / "run1" / "image-image.run.trec").read_text()
+    assert page.count('alt="query film"') == page.count('class="changed"') > 0
+    assert "a film 1%20|Lung_Opacity" in page
 
 
 def test_what_was_frozen_is_repeated_or_named(results, tmp_path):

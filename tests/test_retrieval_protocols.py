@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ from encoders.errors import MedretError
 from encoders.prompt import PromptConfig
 from index.corpora.prompts import prompts_for
 from index.corpora.record import LabelState, Record
+from retrieval.comparison import compare_runs
+from retrieval.comparison_page import render_comparison
 from retrieval.engine import SearchEngine
 from retrieval.evaluation import evaluate_report_recall
 from retrieval.five_by_200 import FIVE
@@ -32,6 +35,7 @@ from retrieval.linear_probe import STRENGTHS, evaluate_linear_probe
 from retrieval.protocols import BENCHMARKS
 from retrieval.published_benchmarks import evaluate_five_by_200
 from retrieval.published_figures import PUBLISHED_FIGURES
+from retrieval.saved_runs import load_run, save_run
 from retrieval.zero_shot import evaluate_zero_shot
 
 MEDRET = Path(sys.executable).with_name("medret")
@@ -354,6 +358,39 @@ def test_frozen_classifications_are_repeated_or_what_differs_is_named(made, tmp_
     assert labels.startswith("medret: not what was frozen: contrast: the labels of the images are not those that were frozen. ")
     assert "image-label: seed was 3, is 4; " in images and "labels" not in images
     assert re.search(rf"\d of {len(ids)} test images are gone and \d are new, such as ", images)
+
+
+@pytest.mark.parametrize(
+    ("texts", "direction", "reports"), [("index", "image-report", 60), ("list", "image-report", 0), ("index", "own-report", 60)]
+)
+def test_a_comparison_on_lists_shows_the_reports_of_the_index_and_none_of_a_list(made, tmp_path, texts, direction, reports):
+    """The index names a report by its study, a list by its film; the words of a list are in no index."""
+    engine = SearchEngine.load(made / "index")
+    lists = write_five_list(tmp_path / "list.csv", {number: f"{FIVE[number % 5]}." for number in range(1, 26)}) if texts == "list" else None
+    drawn = {"per_class": 5} if lists is None else {}
+    result = evaluate_five_by_200(engine, lists, benchmark="chexpert-5x200", directions=[direction], ks=(5,), **drawn)
+    save_run(tmp_path / "run", result)
+    run = load_run(tmp_path / "run")
+    held = run.directions[direction]
+    turned = replace(held.queries, scores={name: 1 - values for name, values in held.queries.scores.items()})
+
+    page = render_comparison(compare_runs([run, replace(run, directions={direction: replace(held, queries=turned)})]), engine)
+
+    assert page.count('alt="query film"') == 6
+    assert page.count(", and the heart is stable.") == reports  # 6 queries, 2 systems, 5 answers
+    assert page.count("cannot be shown") == 60 - reports
+
+
+def test_a_frozen_8x200_tells_other_words_of_its_lists(made, tmp_path):
+    lists = shutil.copytree(made / "lists", tmp_path / "lists")
+    asked = ("evaluate", "chexpert-8x200", lists, "--index", made / "index", "--direction", "text-image", "-k", 3)
+    succeeds(*asked, "--freeze", tmp_path / "frozen.json")
+    again = ("--frozen", tmp_path / "frozen.json")
+    succeeds(*asked[:5], *again)
+    words = lists / "text-retrieval" / "query.csv"
+    words.write_text(words.read_text().replace("Edema is seen", "No edema is seen"))
+
+    assert "not what was frozen: text-image: lists was SHA-256 " in fails(*asked[:5], *again)
 
 
 @pytest.mark.parametrize(

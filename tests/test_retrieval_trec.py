@@ -6,6 +6,7 @@ import pytrec_eval
 
 from encoders.errors import MedretError
 from retrieval.metrics import average_precision, precision_at_k
+from retrieval.outside_runs import evaluate_trec
 from retrieval.trec import judge_run, read_qrels, read_run, write_qrels, write_run
 
 
@@ -84,7 +85,7 @@ def test_a_run_that_cannot_be_scored_is_one_line(tmp_path, run, fault):
     (tmp_path / "qrels").write_text("q 0 d 1\n")
 
     with pytest.raises(MedretError, match=fault):
-        judge_run(read_run(tmp_path / "run"), read_qrels(tmp_path / "qrels"))
+        evaluate_trec(tmp_path / "run", tmp_path / "qrels")
 
 
 def test_bytes_and_grades_that_are_none_are_refused(tmp_path):
