@@ -82,12 +82,15 @@ def load_five_list(path: Path, benchmark: str) -> FiveList:
     if not images:
         raise MedretError(f"{path}: lists no image")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return FiveList(images=tuple(images), origin={"list": f"{len(images)} images of {path.name}, SHA-256 {digest}"})
+    return FiveList(images=tuple(images), origin={"list": f"{len(images)} images, SHA-256 {digest}"})
 
 
 def _listed(path: Path, number: int, row: Mapping[str, str], named: tuple[str, Callable[[str], str]], text: str | None) -> ListedImage:
     column, read = named
-    id = read(row[column])
+    try:
+        id = read(row[column])
+    except MedretError as error:
+        raise MedretError(f"{path}, row {number}: {error}") from error
     if not id:
         raise MedretError(f"{path}, row {number}: {column} is blank, expected an image")
     states = {finding: row[finding].strip() for finding in FIVE}

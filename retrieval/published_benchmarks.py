@@ -74,10 +74,11 @@ def evaluate_chexpert_8x200(
     results = {}
     for direction in directions:
         cuts: Sequence[int] = ks or _KS.get(direction, (5, 10, 50, 100))
-        protocol = {"relevance": "the published label of the query's class is 1", "average": "queries"}
+        said = {"lists": f"SHA-256 {published.digest}", "average": "queries"}
+        protocol = {"relevance": "the published label of the query's class is 1", **said}
         if direction == "image-text":
             asked, task = published_text_task(engine, published)
-            protocol = {"candidates": "the listed texts", "relevance": "a text of the image's published class", "average": "queries"}
+            protocol = {"candidates": "the listed texts", "relevance": "a text of the image's published class", **said}
             protocol |= {"ceiling": ceilings(task, cuts)} if denominator == "k" else {}
             results[direction] = score_labels(asked, task, cuts, "image", False, denominator, protocol, measures)
         else:

@@ -43,7 +43,7 @@ PUBLISHED_FIGURES: Mapping[tuple[str, str], tuple[PublishedFigures, ...]] = {
     ("chexpert-8x200", "image-image"): (
         PublishedFigures(
             source=_CONVIRT,
-            caveat=f"{_TABLE_2}; encoder outputs before projection are compared",
+            caveat=f"{_TABLE_2}; encoder outputs before projection are compared; SimCLR and MoCo v2 stand apart from that table",
             metrics=("P@5", "P@10", "P@50"),
             percent={
                 "ImageNet": (14.8, 14.4, 15.0),
@@ -110,7 +110,7 @@ PUBLISHED_FIGURES: Mapping[tuple[str, str], tuple[PublishedFigures, ...]] = {
     ("chexpert-5x200", "own-report"): (
         PublishedFigures(
             source=_CXR_CLIP,
-            caveat=f"{_UNCHECKED}; GLoRIA and MedCLIP as CXR-CLIP measured them, on a list of its own",
+            caveat=f"{_UNCHECKED}; identical texts once; GLoRIA and MedCLIP as CXR-CLIP measured them, on a list of its own",
             metrics=("R@1", "R@5", "R@10"),
             percent={
                 "GLoRIA": (17.8, 38.8, 49.9),

@@ -3,6 +3,7 @@
 Source: ConVIRT, Zhang et al., MLHC 2022, arXiv:2010.00747, section 4.2; github.com/yuhaozhang/convirt.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ class PublishedLists:
         image_queries: (class, path) of each image query.
         text_candidates: What text queries rank.
         text_queries: (class, text) of each text query, verbatim.
+        digest: Of the four files, to tell them from others.
     """
 
     folder: Path
@@ -47,6 +49,7 @@ class PublishedLists:
     image_queries: tuple[tuple[str, str], ...]
     text_candidates: tuple[Candidate, ...]
     text_queries: tuple[tuple[str, str], ...]
+    digest: str
 
 
 def load_published_lists(folder: Path) -> PublishedLists:
@@ -59,16 +62,19 @@ def load_published_lists(folder: Path) -> PublishedLists:
     folder = Path(folder)
     if not folder.is_dir():
         raise MedretError(f"{folder}: no such folder, {EXPECTED}")
-    image_queries = _queries(folder / "image-retrieval" / "query.csv", "Path")
-    text_queries = _queries(folder / "text-retrieval" / "query.csv", "Text")
+    candidates, queries = (
+        [folder / name / file for name in ("image-retrieval", "text-retrieval")] for file in ("candidate.csv", "query.csv")
+    )
+    image_queries, text_queries = _queries(queries[0], "Path"), _queries(queries[1], "Text")
     asked = {name for name, _ in (*image_queries, *text_queries)}
     return PublishedLists(
         folder=folder,
         classes=tuple(finding for finding in FINDINGS if finding in asked),
-        image_candidates=_candidates(folder / "image-retrieval" / "candidate.csv"),
+        image_candidates=_candidates(candidates[0]),
         image_queries=image_queries,
-        text_candidates=_candidates(folder / "text-retrieval" / "candidate.csv"),
+        text_candidates=_candidates(candidates[1]),
         text_queries=text_queries,
+        digest=hashlib.sha256(b"".join(path.read_bytes() for path in candidates + queries)).hexdigest()[:16],
     )
 
 

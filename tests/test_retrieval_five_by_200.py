@@ -19,7 +19,7 @@ def test_a_list_in_the_form_of_the_published_file_is_read_with_its_texts_folded(
     assert [image.id for image in listed.images] == [f"train/patient0000{number}/study1/view1_frontal" for number in (4, 7)]
     assert [image.finding for image in listed.images] == [FIVE[4], FIVE[2]]
     assert listed.images[0].text == '1. Small left effusion. 2. "Stable" lines, unchanged.'
-    assert "list.csv, SHA-256 " in listed.origin["list"]
+    assert listed.origin["list"].startswith("2 images, SHA-256 ")
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,14 @@ def test_a_list_that_is_none_is_refused_in_one_line(tmp_path, text, expected):
     with pytest.raises(MedretError) as fault:
         load_five_list(path, "mimic-5x200")
     assert expected in str(fault.value) and "list.csv" in str(fault.value)
+
+
+def test_a_path_that_is_none_of_chexperts_is_refused_by_its_row(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text(f"Path,{','.join(FIVE)}\ntrain/patient00001/study1/view1_frontal.jpg,1,0,0,0,0\nfilm.jpg,1,0,0,0,0\n")
+
+    with pytest.raises(MedretError, match=r"list\.csv, row 2: 'film\.jpg' is no CheXpert path"):
+        load_five_list(path, "chexpert-5x200")
 
 
 def labelled_films(folder):
