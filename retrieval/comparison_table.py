@@ -18,9 +18,10 @@ def render_comparisons(comparisons: Mapping[str, DirectionComparison]) -> str:
 
 def interval_words(one: DirectionComparison) -> str:
     """Say what was drawn for the intervals of the figures and of the differences, once where it is the same."""
-    drawn = {name: result.protocol.get("interval", "none") for name, result in zip(one.names, one.results, strict=True)}
-    alike = len(set(drawn.values())) == 1
-    of_figures = next(iter(drawn.values())) if alike else "; ".join(f"{name}: {said}" for name, said in drawn.items())
+    drawn: dict[str, list[str]] = {}
+    for name, result in zip(one.names, one.results, strict=True):
+        drawn.setdefault(result.protocol.get("interval", "none"), []).append(name)
+    of_figures = next(iter(drawn)) if len(drawn) == 1 else "; ".join(f"{', '.join(names)}: {said}" for said, names in drawn.items())
     of_differences = one.differences[0].drawn
     if of_figures == of_differences:
         return f"intervals: {of_figures}"
