@@ -77,7 +77,9 @@ def _plan(engine: Searches, question: Question, allowed: NDArray[np.bool_] | Non
     query = question.query
     allowed_rows = None if allowed is None else int(np.count_nonzero(allowed))
     plan = engine.index(query.find, query.vector).plan(wanted_depth(query), asker=question.asker, allowed_rows=allowed_rows)
-    return _exactly(plan, "no certificate speaks for a composed query") if question.composed else plan
+    if question.composed and plan.how == "approximate":
+        return _exactly(plan, "no certificate speaks for a composed query")
+    return plan
 
 
 def _rank(engine: Searches, searches: Sequence[Search]) -> None:

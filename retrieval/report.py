@@ -22,6 +22,7 @@ from retrieval.terms import Term
 
 EXAMPLES = 5  # hits of each example query on an evaluation's page
 _NOTHING_BEYOND = "no similarity maps: to this encoder the question says what is said of a normal film, so there is nothing to point at"
+_ONCE = {"study": "the best of each study", "patient": "the best of each patient", "duplicates": "of duplicates the best"}
 _EXCERPT = 160  # characters of a report on each side of its best sentence, or from its beginning twice as many
 
 
@@ -135,11 +136,18 @@ def _answer(engine: SearchEngine, shown: _Shown, with_ids: bool) -> dict[str, An
     return {
         "terms": terms,
         "without": query.without,
-        "summary": f"{' + '.join(term['kind'] for term in terms)} → {query.find}{about}",
+        "summary": f"{' + '.join(term['kind'] for term in terms)} → {query.find}{about}{_limits(query, with_ids)}",
         "notes": [note if with_ids else note_without_ids(note, query) for note in answer_notes(shown.answer)]
         + [_NOTHING_BEYOND] * shown.normal,
         "hits": [_hit(hit, shown, with_ids) for hit in shown.answer.hits],
     }
+
+
+def _limits(query: Query, with_ids: bool) -> str:
+    """In which part of the index the query was asked, and what of it answers once; empty where all records may answer."""
+    within = replace(query, without=()).within  # which stands beside the terms
+    told = "" if within == "the index" else f", in {within if with_ids else note_without_ids(within, query)}"
+    return told if query.collapse is None else f"{told}, {_ONCE[query.collapse]}"
 
 
 def _term(engine: SearchEngine, term: Term, weighted: bool, with_ids: bool) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from retrieval.answers import Answer, Hit
 from retrieval.filters import EVERYTHING
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def render_answer(answer: Answer, cosines: Sequence[Sequence[float]] | None = None) -> str:
-    """Lay the hits out as aligned columns; the report's beginning fills what is left of the terminal's width.
+    """Lay the hits out as aligned columns within the terminal's width; the report's beginning fills what is left of it.
+
+    Where that is little, the columns on the right are cut first, and those that do not fit even so are left out.
 
     Args:
         answer: What to lay out.
@@ -25,11 +27,9 @@ def render_answer(answer: Answer, cosines: Sequence[Sequence[float]] | None = No
     """
     if not answer.hits:
         return "no hits"
-    columns = _columns(answer.hits, cosines or [])
-    widths = [min(limit, max(map(len, [title, *cells]))) for title, limit, cells in columns[:-1]]
-    room = max(shutil.get_terminal_size((120, 24)).columns, 80)
-    widths.append(max(room - sum(widths) - 2 * len(widths), 12))
-    rows = zip(*([title, *cells] for title, _, cells in columns), strict=True)
+    columns, room = _columns(answer.hits, cosines or []), max(shutil.get_terminal_size((120, 24)).columns, 80)
+    widths = _widths(columns, room)
+    rows = zip(*([column.title, *column.cells] for column in columns[: len(widths)]), strict=True)
     return "\n".join("  ".join(_cut(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
@@ -44,7 +44,7 @@ def percentile_figure(value: float | None) -> str:
     """Word the percentile of a score: the nearer to 100, the more digits; a dash for none."""
     if value is None:
         return "-"
-    return f"{value:.1f}" if value < 99 else f"{value:.2f}" if value < 99.9 else f"{value:.4f}"
+    return f"{value:.1f}" if value < 99 else f"{value:.2f}" if value < 99.9 else f"{min(value, 99.9999):.4f}"  # never all of them
 
 
 def answer_notes(answer: Answer) -> tuple[str, ...]:
@@ -122,22 +122,43 @@ def render_index(folder: Path, manifest: "IndexManifest") -> str:
     )
 
 
-def _columns(hits: Sequence[Hit], cosines: Sequence[Sequence[float]]) -> list[tuple[str, int, list[str]]]:
-    """The columns of a table of hits, each with its title, its greatest width and its cells; the last takes what is left."""
-    columns = [("rank", 4, [str(hit.rank) for hit in hits]), ("score", 6, [f"{hit.score:.3f}" for hit in hits])]
+class _Column(NamedTuple):
+    """A column of a table: its least and greatest width, and its cells below the title."""
+
+    title: str
+    least: int
+    most: int
+    cells: list[str]
+
+
+def _columns(hits: Sequence[Hit], cosines: Sequence[Sequence[float]]) -> list[_Column]:
+    columns = [_Column("rank", 4, 6, [str(hit.rank) for hit in hits]), _Column("score", 6, 6, [f"{hit.score:.3f}" for hit in hits])]
     if any(hit.percentile is not None for hit in hits):
-        columns.append(("percentile", 10, [percentile_figure(hit.percentile) for hit in hits]))
+        columns.append(_Column("percentile", 10, 10, [percentile_figure(hit.percentile) for hit in hits]))
     for place, of_term in enumerate(zip(*cosines, strict=True), start=1):
-        columns.append((term_name(place), 6, [f"{cosine:.3f}" for cosine in of_term]))
+        columns.append(_Column(term_name(place), 6, 6, [f"{cosine:.3f}" for cosine in of_term]))
     positive = [", ".join(finding for finding, state in hit.labels.items() if state == "positive") for hit in hits]
-    columns += [
-        ("id", 44, [hit.id for hit in hits]),
-        ("patient", 20, [hit.patient_id or "-" for hit in hits]),
-        ("view", 8, [hit.view or "-" for hit in hits]),
-        ("positive findings", 36, [names or "-" for names in positive]),
-        ("report", 0, [" ".join((hit.sentence or hit.text or "").split()) or "-" for hit in hits]),
+    names_most, report_least = (36, 12) if hits[0].modality == "images" else (20, 20)  # a text was looked for
+    said = [
+        _Column("patient", 8, 20, [hit.patient_id or "-" for hit in hits]),
+        _Column("view", 4, 8, [hit.view or "-" for hit in hits]),
+        _Column("positive findings", 10, names_most, [names or "-" for names in positive]),
+        _Column("report", report_least, 1000, [" ".join((hit.sentence or hit.text or "").split()) or "-" for hit in hits]),
     ]
-    return columns
+    return [*columns, _Column("id", 12, 44, [hit.id for hit in hits]), *(column for column in said if set(column.cells) != {"-"})]
+
+
+def _widths(columns: Sequence[_Column], room: int) -> list[int]:
+    """How wide the columns are, those on the left as wide as they need; fewer than there are where some do not fit."""
+    widths = [min(column.most, max(map(len, [column.title, *column.cells]))) for column in columns]
+    least = [min(column.least, width) for column, width in zip(columns, widths, strict=True)]
+    while sum(least) + 2 * (len(least) - 1) > room:
+        least.pop()
+    spare = room - sum(least) - 2 * (len(least) - 1)
+    for place, width in enumerate(widths[: len(least)]):
+        more = min(width - least[place], spare)
+        least[place], spare = least[place] + more, spare - more
+    return least
 
 
 def _cut(text: str, width: int) -> str:

@@ -128,6 +128,19 @@ def test_conditions_on_ids_are_kept_off_a_page_without_ids(engine, limit):
     assert "patient-1" in render_answers(engine, [answer], with_ids=True)
 
 
+def test_a_page_says_in_which_part_of_the_index_was_searched(engine):
+    limited = Query(id="record-0", k=2, where="split == none or not split == none", collapse="study", without=("edema",))
+    everything = Query(id="record-0", k=2)
+
+    summaries = [
+        re.search(r'class="kind">(.*?)<', render_answers(engine, [replace(engine.search(everything), query=query)]))[1]
+        for query in (limited, everything)
+    ]
+
+    assert summaries[0].endswith("images, in the index where split == none or not split == none, the best of each study")
+    assert summaries[1].endswith("images")
+
+
 def test_maps_lie_over_the_films_with_their_peaks_where_the_query_differs(tmp_path):
     """The query is what a bright square adds to a grey film, so the ring stands on the square of each film that has one."""
     encoder = build_encoder("tiny", "tiny", ["edema"], size=128, dimension=16).eval()
@@ -293,13 +306,27 @@ def test_the_table_of_an_evaluation_puts_chance_beside_each_figure(engine):
     assert lines[-1].startswith("protocol: ")
 
 
-def test_the_table_of_an_answer_fits_the_terminal(engine, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
+@pytest.mark.parametrize(("terms", "last"), [(0, "report"), (3, "view")])
+def test_the_table_of_an_answer_fits_the_terminal(engine, monkeypatch, terms, last):
+    """An archive's ids have 44 characters; of 80, three cosines leave no room for the reports and findings of films."""
+    monkeypatch.setenv("COLUMNS", "80")
+    answer = engine.search(Query(id="record-0", k=4))
+    long = {"id": "0123abcd-" * 5, "patient_id": "p10116218", "labels": {"Pleural Effusion": "positive"}, "text": "No effusion. " * 9}
+    films = replace(answer, hits=tuple(replace(hit, view="PA", percentile=99.99995, **long) for hit in answer.hits))
 
-    lines = render_answer(engine.search(Query(id="record-0", k=4))).splitlines()
+    title, *lines = render_answer(films, [[0.5] * terms] * 4).splitlines()
 
-    assert len(lines) == 1 + 4
-    assert max(map(len, lines)) <= 100
+    assert title.split()[-1] == last
+    assert len(lines) == 4
+    assert max(map(len, [title, *lines])) <= 80
+    assert {line.split()[2] for line in lines} == {"99.9999"}  # some pair scores more
+
+
+def test_a_column_that_says_nothing_of_any_hit_is_left_out(engine):
+    answer = engine.search(Query(id="record-0", k=4))
+    bare = replace(answer, hits=tuple(replace(hit, view=None, patient_id=None, labels={}, text="Clear.") for hit in answer.hits))
+
+    assert render_answer(bare).splitlines()[0].split() == ["rank", "score", "id", "report"]
 
 
 def test_what_encoding_left_out_or_cut_is_said_and_what_did_not_happen_is_not():
