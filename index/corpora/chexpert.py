@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from encoders.errors import MedretError
-from index.corpora.chexpert_fields import SPLITS, age_of, chexpert_id, parse_path, sex_of, view_of
+from index.corpora.chexpert_fields import SPLITS, age_of, chexpert_id, read_paths, sex_of, view_of
 from index.corpora.chexpert_plus import label_file, read_plus
-from index.corpora.csvfile import find_csv, read_csv, read_header
+from index.corpora.csvfile import find_csv, read_header
 from index.corpora.labels import LabelColumns
 from index.corpora.record import FINDINGS, Record, Tally
 
@@ -60,14 +60,8 @@ def read_chexpert(root: Path, tally: Tally, labels: str | None = None) -> Iterat
 def _read_list(path: Path, release: Path, stem: str, seen: set[str], tally: Tally) -> Iterator[Record]:
     columns = LabelColumns(path, read_header(path))
     # The test labels, published apart, come without what is known of the patient.
-    required = ("Path",) if stem == "test" else ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA")
-    for number, row in enumerate(read_csv(path, required), start=2):
-        parsed = parse_path(row["Path"])
-        if parsed is None or parsed.id in seen:
-            why = "Path is no CheXpert path" if parsed is None else "image listed twice, the first row counts"
-            tally.leave_out(f"{path.name}: {why}", parsed.id if parsed else f"row {number}")
-            continue
-        seen.add(parsed.id)
+    required = () if stem == "test" else ("Sex", "Age", "Frontal/Lateral", "AP/PA")
+    for row, parsed in read_paths(path, "Path", required, seen, tally):
         yield Record(
             id=parsed.id,
             image=release / f"{parsed.id}{parsed.suffix or '.jpg'}",

@@ -1,9 +1,12 @@
 """What CheXpert's rows say of an image: its path's parts, its view, the patient's age and sex."""
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from encoders.errors import MedretError
+from index.corpora.csvfile import read_csv
 from index.corpora.record import Tally
 
 SPLITS = {"train": "train", "valid": "validate", "test": "test"}  # as the release names them -> as a Record does
@@ -45,6 +48,32 @@ def parse_path(path: str) -> ChexpertPath | None:
         return None
     id, folder, patient, study, view, suffix = match.groups(default="")
     return ChexpertPath(id, SPLITS[folder], patient, f"{patient}/{study}", view, suffix)
+
+
+def read_paths(
+    table: Path, column: str, required: Sequence[str], seen: set[str], tally: Tally
+) -> Iterator[tuple[dict[str, str], ChexpertPath]]:
+    """Yield each row of a table with its path taken apart, once for each image; the others are counted as left out.
+
+    Args:
+        table: A CSV file.
+        column: Of the paths.
+        required: Further columns that it must have.
+        seen: Ids of images that came before; those of this table are added.
+        tally: Counts what is left out.
+
+    Raises:
+        MedretError: If the file is damaged or lacks a column.
+    """
+    for number, row in enumerate(read_csv(table, (column, *required)), start=2):
+        parsed = parse_path(row[column])
+        if parsed is None:
+            tally.leave_out(f"{table.name}: {column} is no CheXpert path", f"row {number}")
+        elif parsed.id in seen:
+            tally.leave_out(f"{table.name}: image listed twice, the first row counts", parsed.id)
+        else:
+            seen.add(parsed.id)
+            yield row, parsed
 
 
 def view_of(path: ChexpertPath, plane: str, projection: str) -> str:

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from encoders.errors import MedretError
-from index.corpora.chexpert_fields import SPLITS, age_of, parse_path, sex_of, view_of
-from index.corpora.csvfile import read_csv
+from index.corpora.chexpert_fields import SPLITS, age_of, parse_path, read_paths, sex_of, view_of
 from index.corpora.labels import UNLABELLED, LabelColumns
 from index.corpora.record import LabelState, Record, Tally
 from index.corpora.report import section_report
@@ -57,13 +56,7 @@ def read_plus(release: Path, tally: Tally, labels: str | None = None) -> Iterato
     unpacked = _unpacked(release)
     seen: set[str] = set()
     texts: dict[str, int] = {}  # of each study, the hash of its first report
-    for number, row in enumerate(read_csv(table, ("path_to_image",)), start=2):
-        parsed = parse_path(row["path_to_image"])
-        if parsed is None or parsed.id in seen:
-            why = "path_to_image is no CheXpert path" if parsed is None else "image listed twice, the first row counts"
-            tally.leave_out(f"{table.name}: {why}", parsed.id if parsed else f"row {number}")
-            continue
-        seen.add(parsed.id)
+    for row, parsed in read_paths(table, "path_to_image", (), seen, tally):
         sections = _sections(row)
         text = hash(tuple(sections.items()))
         if texts.setdefault(parsed.study, text) != text:
