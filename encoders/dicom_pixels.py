@@ -201,16 +201,17 @@ def _check_frame(frame: bytes, dataset: "Dataset", name: str) -> None:
     """Refuse a JPEG or JPEG 2000 frame that a native decoder would trust.
 
     Another size than the header's may be a bomb; gdcm pads a frame without its end with grey, and crashes the
-    process on broken segments or a sample format that cannot be.
+    process on broken segments, on a Huffman table that is missing, and on a sample format that cannot be.
     """
     coded, fault = coded_format(frame), ""
+    markers = [marker for marker, _ in jpeg_segments(frame)] if frame[:2] == b"\xff\xd8" else []
     if coded is None:
         fault = "have no JPEG or JPEG 2000 header"
     elif (coded.width, coded.height) != (dataset.Columns, dataset.Rows):
         fault = f"hold {coded.width} x {coded.height}, but the DICOM header says {dataset.Columns} x {dataset.Rows}"
     elif not 2 <= coded.precision <= dataset.BitsAllocated <= 16 or coded.components != dataset.SamplesPerPixel:
         fault = f"have {coded.components} x {coded.precision} bits, unlike the DICOM header or beyond 16 bits"
-    elif frame[:2] == b"\xff\xd8" and [marker for marker, _ in jpeg_segments(frame)][-1] != 0xDA:
+    elif markers and (markers[-1] != 0xDA or not {0xC4, 0xF7} & set(markers)):  # neither Huffman tables nor JPEG-LS, which has none
         fault = "have a damaged JPEG header"
     elif b"\xff\xd9" not in frame[-1024:]:
         fault = "are cut short (no end marker)"

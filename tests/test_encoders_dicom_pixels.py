@@ -344,7 +344,10 @@ def test_a_damaged_jpeg_header_is_refused_where_gdcm_would_crash(syntax, tmp_pat
     frame = bytearray(pydicom.encaps.get_frame(film.PixelData, 0, number_of_frames=1))
     header = frame.index(b"\xff\xf7" if syntax == uid.JPEGLSLossless else b"\xff\xc3")
     after = header + 2 + int.from_bytes(frame[header + 2 : header + 4], "big")
-    for at, value, fault in ((header + 4, 78, "have 1 x 78 bits"), (header + 9, 3, "have 3 x 1"), (after, 0, "have a damaged JPEG header")):
+    faults = [(header + 4, 78, "have 1 x 78 bits"), (header + 9, 3, "have 3 x 1"), (after, 0, "have a damaged JPEG header")]
+    if syntax == uid.JPEGLosslessSV1:  # a restart marker in place of the Huffman table
+        faults.append((after + 1, 0xD0, "have a damaged JPEG header"))
+    for at, value, fault in faults:
         damaged = frame.copy()
         damaged[at] = value
         film.PixelData = encapsulate([bytes(damaged)])
