@@ -98,7 +98,8 @@ def encode_corpus(
         with planning(out):
             made = {modality: run.commits(modality, part) for modality, part in rows.parts.items()}
             manifest = _manifest(corpus, encoder, mark, options, made, plan, rows.without_text, tally.left_out.total())
-            if all(commit is not None for part in made.values() for commit in part):
+            complete = all(commit is not None for part in made.values() for commit in part)
+            if complete:
                 manifest = _finish(out, manifest, made, rows, computed=bool(run.encoded.total()))
     held = {modality: entry.rows for modality, entry in manifest.modalities.items()}
     return EncodeSummary(
@@ -113,7 +114,7 @@ def encode_corpus(
         left_out=dict(tally.left_out),
         shards=sum(len(part) for part in made.values()),
         resumed_shards=run.resumed,
-        complete=all(commit is not None for part in made.values() for commit in part),
+        complete=complete,
         done={modality: count for modality, count in run.encoded.items() if count},
         compute=manifest.compute,
         seconds=time.monotonic() - began,
