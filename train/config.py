@@ -163,17 +163,8 @@ class TrainConfig:
 _ABOVE_ZERO = ("temperature", "soft_target_temperature", "learning_rate", "pretrained_learning_rate", "plateau_factor")
 _SHARES = ("image_to_text_weight", "word_dropout", "flip_probability", "translation", "warmup_fraction", "plateau_factor")
 _RANGES = ("crop", "scale", "brightness", "contrast", "blur_sigma")
-_FROM_ZERO: tuple[str, ...] = (
-    "dimension",
-    "size",
-    "cache_size",
-    "freeze_image_stages",
-    "freeze_text_layers",
-    "rotation",
-    "epochs",
-    "max_steps",
-)
-_FROM_ZERO += ("chunk_size", "weight_decay", "gradient_clip", "validate_every", "patience", "workers", "seed")
+_FROM_ZERO: tuple[str, ...] = ("dimension", "size", "cache_size", "freeze_image_stages", "freeze_text_layers", "chunk_size", "rotation")
+_FROM_ZERO += ("epochs", "max_steps", "weight_decay", "gradient_clip", "validate_every", "patience", "workers", "seed")
 _AT_LEAST = dict.fromkeys(_FROM_ZERO, 0) | {"max_tokens": 3, "vocabulary_size": 50, "batch_size": 2}
 _AT_LEAST |= dict.fromkeys(("prompt_length", "min_tokens", "texts_per_image", "plateau_patience"), 1)
 
