@@ -123,9 +123,9 @@ class TrainConfig:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected {' or '.join(repr(value) for value in known)}")
-        for name in _AT_LEAST:
-            if getattr(self, name) < _AT_LEAST[name]:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected {_AT_LEAST[name]} or more")
+        for name, least in _AT_LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected {least} or more")
         for name in _ABOVE_ZERO:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected above 0")
