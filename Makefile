@@ -1,5 +1,5 @@
 # make demo: a synthetic corpus, trained on, indexed, queried and evaluated, in a few minutes.
-# make faults: encoding and changes of an index, each killed KILLS times at random moments, in some ten minutes.
+# make faults: encoding and changes of an index, each killed KILLS times at random moments, in some minutes.
 # make test: the tests.   make lint: ruff, mypy, import-linter.   make clean: remove what these made.
 
 PYTHON ?= python3
