@@ -57,7 +57,7 @@ def evaluate_trec(
     A query without a relevant document is left out and counted; one that the run does not answer scores nothing, and is counted too.
     Where the judgements lie in the folder of a saved evaluation, findings, patients, cut-offs, the average and the denominator are
     that evaluation's, and a document that was no candidate is refused; elsewhere each query stands for itself, and a document that
-    no line names is not relevant.
+    no line names is not relevant. Grades above 1 are 1, where trec_eval's nDCG gains more by them.
 
     Args:
         run: The file of the run; ranks beyond its last count as not relevant, as for trec_eval.
@@ -93,7 +93,7 @@ def evaluate_trec(
         "qrels": judgements.name,
         "k": list(cuts),
         "denominator": share,
-        "relevance": "a grade from 1",
+        "relevance": "a grade from 1" + (", higher ones counting no more, in nDCG either" if judgements.grades.max() > 1 else ""),
         "average": told.get("average", "findings" if each.names else "queries"),
         "scored_0_since_not_in_the_run": silent,
         "left_out": {"queries without a relevant candidate": lacking} if lacking else {},

@@ -4,6 +4,7 @@ Source: ConVIRT, Zhang et al., MLHC 2022, arXiv:2010.00747, section 4.2; github.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +81,7 @@ def load_published_lists(folder: Path) -> PublishedLists:
 
 def _queries(path: Path, column: str) -> tuple[tuple[str, str], ...]:
     rows = tuple((row["Variable"].strip(), row[column].strip()) for row in read_csv(path, ("Variable", column)))
+    _refuse_twice(path, [f"{text} ({name})" for name, text in rows])
     unknown = sorted({name for name, _ in rows} - set(FINDINGS))
     if not rows or unknown:
         found = f"the class {unknown[0]!r}, which is no CheXpert finding" if unknown else "no query"
@@ -94,9 +96,15 @@ def _candidates(path: Path) -> tuple[Candidate, ...]:
             raise MedretError(f"{path}, line {number}: a label is neither 0 nor 1; {EXPECTED}")
         positive = frozenset(finding for finding in FINDINGS if float(row[finding]) == 1)
         candidates.append(Candidate(path=row["Path"], id=chexpert_id(row["Path"]), positive=positive))
+    _refuse_twice(path, [candidate.id for candidate in candidates])
     if not candidates:
         raise MedretError(f"{path}: no candidate; {EXPECTED}")
     return tuple(candidates)
+
+
+def _refuse_twice(path: Path, listed: Sequence[str]) -> None:
+    if twice := [one for one, count in Counter(listed).items() if count > 1]:
+        raise MedretError(f"{path}: lists {twice[0]} more than once. List each once")
 
 
 def list_labels(candidates: Sequence[Candidate], rows: NDArray[np.int64], size: int, classes: Sequence[str]) -> NDArray[np.int8]:

@@ -62,6 +62,16 @@ def test_a_label_that_is_neither_0_nor_1_is_refused_by_line(lists):
         load_published_lists(lists)
 
 
+@pytest.mark.parametrize("name", ["image-retrieval/candidate.csv", "image-retrieval/query.csv", "text-retrieval/query.csv"])
+def test_what_is_listed_twice_is_refused(lists, name):
+    first = (lists / name).read_text().splitlines()[1]
+    with (lists / name).open("a") as file:
+        file.write(f"\n{first}\n")
+
+    with pytest.raises(MedretError, match=rf"{name}: lists .* more than once"):
+        load_published_lists(lists)
+
+
 @pytest.mark.parametrize("inner", ["", "CheXpert-v1.0-small", "CheXpert-v1.0"])
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_listed_images_are_found_wherever_the_release_lies(lists, tmp_path, inner, suffix):

@@ -293,6 +293,8 @@ def test_8x200_encodes_just_the_listed_films_from_where_they_lie(made, encoder_f
 
     result = json.loads((tmp_path / "r.json").read_text())
     assert (result["queries"], result["candidates"]) == (8, 24)
+    film.write_bytes(film.read_bytes()[:200])
+    assert re.search(r"1 of the listed images cannot be read, the first: \S+/view1_frontal: the JPEG cannot be decoded", fails(*asked))
     film.unlink()
     assert "1 of the 32 listed images are missing" in fails(*asked)
 

@@ -111,14 +111,19 @@ def _listed_index(lists: Path | None, image_root: Path | None, encoder: Path | N
         return
     if lists is None or not lists.is_dir() or encoder is None:
         raise typer.BadParameter("--image-root goes with chexpert-8x200 and --encoder")
-    from index.encode import EncodeOptions
+    from encoders.errors import MedretError
+    from index.corpora.csvfile import read_csv
+    from index.encode import FAILURES, EncodeOptions
     from index.folder import build_index as build
     from retrieval.published_lists import listed_corpus, load_published_lists
 
     corpus = listed_corpus(load_published_lists(lists), image_root)
     with tempfile.TemporaryDirectory(prefix="medret-") as folder:
         out = Path(folder) / "index"
-        encode_with_notes(corpus, encoder, out / "shards", EncodeOptions(vectors=("joint", "features")), device)
+        summary = encode_with_notes(corpus, encoder, out / "shards", EncodeOptions(vectors=("joint", "features")), device)
+        if summary.failures:
+            why = next(read_csv(out / "shards" / FAILURES))["reason"].partition(". ")[0]
+            raise MedretError(f"{image_root}: {summary.failures} of the listed images cannot be read, the first: {why}. Fetch them again")
         build(out / "shards", out, encoder)
         yield out
 
