@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -85,21 +86,18 @@ def query(
     if queries is None:  # before NumPy is there: for the products of one query, threads wait for each other longer than they work
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     terms = given_terms(ctx, {"text": text, "label": label, "image": image, "id": id})
-    if bool(terms) == (queries is not None):
-        raise typer.BadParameter("give one or more of --text, --label, --image and --id, or --queries FILE")
-    if (queries is None) != (out is None):
-        raise typer.BadParameter("--queries and --out go together: one FILE to read, one to write")
-    if open and format == "json":
-        raise typer.BadParameter("--open shows HTML; leave out --format json")
+    for wrong, what_to_do in (
+        (bool(terms) == (queries is not None), "give one or more of --text, --label, --image and --id, or --queries FILE"),
+        ((queries is None) != (out is None), "--queries and --out go together: one FILE to read, one to write"),
+        (open and format == "json", "--open shows HTML; leave out --format json"),
+        (queries is not None and (open or format != "table"), "--queries writes JSON lines to --out; leave out --format and --open"),
+        (explain and (open or format == "html"), "--explain goes with --format table or json"),
+        (best_sentence and find == "sentences", "--best-sentence goes with --find images or reports"),
+        (min_score is not None and isnan(min_score), "--min-score is not a number"),
+    ):
+        if wrong:
+            raise typer.BadParameter(what_to_do)
     format = "html" if open else format
-    if queries is not None and format != "table":
-        raise typer.BadParameter("--queries writes JSON lines to --out; leave out --format and --open")
-    if explain and format == "html":
-        raise typer.BadParameter("--explain goes with --format table or json")
-    if best_sentence and find == "sentences":
-        raise typer.BadParameter("--best-sentence goes with --find images or reports")
-    if min_score is not None and min_score != min_score:
-        raise typer.BadParameter("--min-score is not a number")
     early = None
     if queries is None and encoder is None and "numpy" not in sys.modules:  # a process that has just begun
         from retrieval.early_texts import begin_early
