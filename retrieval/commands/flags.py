@@ -75,7 +75,9 @@ class EncodeFlags(CorpusFlags):
         str, typer.Option(help="float32, bfloat16, or auto: bfloat16 where the device has it and it leaves the vectors alone.")
     ] = "auto"
     compile: Annotated[bool, typer.Option("--compile", help="By torch.compile: a minute to begin, then faster.")] = False
-    cache: Annotated[Path | None, typer.Option(help="Folder of decoded images: taken from there, and put there first.")] = None
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of decoded images: read from there, those that are missing put there first.")
+    ] = None
     cache_size: Annotated[int, typer.Option(min=1, help="Side of the squares in it, in pixels.")] = 512
     workers: Workers = None
     retry_failed: RetryFailed = False

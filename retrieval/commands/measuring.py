@@ -57,7 +57,8 @@ def evaluate(
     max_queries: Annotated[int | None, typer.Option(min=1, help="label-precision: image queries of each finding; 1000.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of what is drawn: queries, lists, fractions; 0.")] = None,
     image_vector: Annotated[
-        Vector | None, typer.Option(help="What image-image compares, or linear-probe learns from; chexpert-8x200: features, else joint.")
+        Vector | None,
+        typer.Option(help="What image-image compares: joint, of chexpert-8x200 features. linear-probe learns from: features where it can."),
     ] = None,
     image_root: Annotated[Path | None, typer.Option(help="chexpert-8x200: encode just the listed images, from here.")] = None,
     encoder: Annotated[Path | None, typer.Option(help="With --image-root: the encoder; else a check of the index's own.")] = None,
