@@ -68,13 +68,18 @@ class Query:
     best_sentence: bool | None = None
 
     def __post_init__(self) -> None:
+        for name in ("terms", "without", "splits", "views", "only"):
+            if isinstance(given := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(given))
         short = {kind: getattr(self, kind) for kind in KINDS if getattr(self, kind) is not None}
         if len(short) > 1 or not (short or self.terms):
             raise ValueError("a query is one of text, label, image and id, or has terms")
         if short and self.terms not in ((), (Term(**short),)):
             raise ValueError(f"a query has terms or {', '.join(short)}, not both")
         if short:
-            object.__setattr__(self, "terms", (Term(**short),))
+            term = Term(**short)
+            object.__setattr__(self, "terms", (term,))
+            object.__setattr__(self, "image", term.image)
         for name in ("without", "splits", "views"):
             if isinstance(given := getattr(self, name), str):
                 raise ValueError(f"{name} is one text, expected several: {name}=({given!r},)")

@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 
 import typer
@@ -51,6 +52,8 @@ def build_app(asked: str | None = None) -> typer.Typer:
 def main() -> None:
     """Run the command line; a fault the user can mend is one line on stderr and exit code 1."""
     asked = sys.argv[1] if len(sys.argv) > 1 else None
+    if isinstance(sys.stdout, TextIOWrapper):  # a letter that the terminal does not have ends no command
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         build_app(asked)()
     except SystemExit as stop:
@@ -60,7 +63,8 @@ def main() -> None:
     except MedretError as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"{error.filename or 'medret'}: {error.strerror or error}. Check the path, its permissions and the free space.")
+        where = "" if error.filename is None else f"{error.filename}: "
+        _fail(f"{where}{error.strerror or error}. Check the path, its permissions and the free space.")
     except Exception as error:
         if DEBUG in os.environ:
             raise

@@ -93,15 +93,10 @@ def read_query(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = No
         elif not _FITS[_FORMS[key]](value):
             raise ValueError(f"{key} is a {type(value).__name__}, expected {_FORMS[key]}")
     fields.pop("name", None)
-    for key in ("without", "splits", "views"):
-        if key in fields:
-            fields[key] = tuple(fields[key])
     if "only" in fields:
         fields["only"] = tuple(map(parse_condition, fields["only"]))
     if "terms" in fields:
         fields["terms"] = tuple(map(read_term, fields["terms"]))
-    if "image" in fields:
-        fields["image"] = Path(fields["image"])
     return Query(**{**(defaults or {}), **fields})
 
 

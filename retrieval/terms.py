@@ -37,6 +37,8 @@ class Term:
     def __post_init__(self) -> None:
         if sum(getattr(self, kind) is not None for kind in KINDS) != 1:
             raise ValueError(f"a term is one of {', '.join(KINDS)}")
+        if self.image is not None:
+            object.__setattr__(self, "image", Path(self.image))
         if not 0 < abs(self.weight) <= float_info.max:
             raise ValueError(f"the weight of a term is {self.weight}, expected a finite number other than 0")
 
@@ -103,8 +105,6 @@ def read_term(given: Mapping[str, Any]) -> Term:
     weight = values.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float):
         raise ValueError(f"the weight of a term is {weight!r}, expected a number")
-    if values.get("image") is not None:
-        values["image"] = Path(values["image"])
     return Term(**values)
 
 

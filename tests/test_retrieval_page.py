@@ -75,3 +75,22 @@ def test_open_is_no_json(home):
 
     assert done.returncode == 2
     assert "--open" in done.stderr
+
+
+def test_letters_that_the_terminal_lacks_and_a_full_disk_are_no_internal_error(home):
+    command = [str(MEDRET), "query", "--text", "edema", "--index", str(home / "index")]
+
+    done = asked(home, "--text", "œdema", "--explain", PYTHONIOENCODING="ascii")
+    with Path("/dev/full").open("w") as full:
+        stopped = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+
+    assert (done.returncode, "\\u0153dema" in done.stdout) == (0, True), done.stderr
+    assert (stopped.returncode, stopped.stderr.partition(".")[0]) == (1, "medret: No space left on device")
+
+
+def test_an_index_may_be_named_to_verify_as_shards_are(home):
+    for folder in (home / "index", home / "index" / "shards"):
+        done = medret("verify", folder)
+
+        assert (done.returncode, "every checksum right" in done.stdout) == (0, True), done.stderr
+        assert str(folder) in done.stdout

@@ -1,11 +1,13 @@
 import math
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from encoders.errors import MedretError
 from retrieval.answers import Query
+from retrieval.filters import parse_condition
 from retrieval.query_file import read_query
 from retrieval.question import Question
 from retrieval.terms import AskedTerm, Term, compose, parse_weight, read_term
@@ -77,6 +79,14 @@ def test_the_short_form_of_a_query_has_one_term():
     assert replace(query, k=5).terms == query.terms
     with pytest.raises(ValueError, match="not both"):
         Query(text="edema", terms=(Term(text="effusion"),))
+
+
+def test_lists_and_paths_as_text_are_taken_for_what_they_say():
+    listed = Query(terms=[Term(image="film.png")], without=["edema"], splits=["test"], views=["PA"], only=[parse_condition("sex=F")])
+    told = Query(terms=(Term(image=Path("film.png")),), without=("edema",), splits=("test",), views=("PA",), only=listed.only)
+
+    assert listed == told and hash(listed.selection) == hash(told.selection)
+    assert Query(image="film.png") == Query(image=Path("film.png"))
 
 
 def test_json_can_say_all_that_a_query_has():

@@ -165,13 +165,16 @@ def compact(
 
 
 def verify(
-    shards: Annotated[Path | None, typer.Argument(help="A shards folder; the index when not given.")] = None,
+    shards: Annotated[Path | None, typer.Argument(help="A shards folder or an index; that of --index when not given.")] = None,
     index_dir: Index = INDEX,
 ) -> None:
     """Compare every file of an index, its shards and encoder included, with its checksum; name each that is damaged."""
+    from index.index_manifest import INDEX_MANIFEST
     from index.verify import verify_index, verify_shards
 
-    verified = verify_index(index_dir) if shards is None else verify_shards(shards)
+    folder = index_dir if shards is None else shards
+    is_index = shards is None or (folder / INDEX_MANIFEST).is_file()
+    verified = verify_index(folder) if is_index else verify_shards(folder)
     if verified.faults:
         for fault in verified.faults:
             print(f"medret: {fault}", file=sys.stderr)
