@@ -67,6 +67,17 @@ def test_what_is_no_film_is_counted_by_its_suffix(tmp_path):
     }
 
 
+def test_a_name_that_is_no_text_is_counted_and_named_in_print(tmp_path):
+    """As of an archive that was packed in Latin-1; shards and tables of failures hold text."""
+    make(tmp_path, "a.png", os.fsdecode(b"M\xfcller.png"), os.fsdecode(b"J\xfcrgen") + "/b.png")
+
+    records, tally = read(tmp_path)
+
+    assert [record.id for record in records] == ["a"]
+    assert tally.left_out == {"name that is not UTF-8": 2}
+    assert tally.examples["name that is not UTF-8"] == ["J\\udcfcrgen", "M\\udcfcller.png"]
+
+
 def test_films_that_differ_only_in_suffix_keep_it(tmp_path):
     make(tmp_path, "a.png", "a.jpg", "b.png", "c/a.png", "c.jpg")
 

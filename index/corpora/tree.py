@@ -11,7 +11,8 @@ def walk_files(root: Path, tally: Tally) -> Iterator[Path]:
 
     Args:
         root: An absolute folder. Each folder is listed when it is reached, so the first files come at once.
-        tally: Counts folders met before through a link, folders that cannot be read, broken links and what is no regular file.
+        tally: Counts folders met before through a link, folders that cannot be read, broken links, what is no regular file, and
+            files and folders whose name is not UTF-8.
     """
     seen: set[tuple[int, int]] = set()
     waiting = [root]
@@ -19,7 +20,9 @@ def walk_files(root: Path, tally: Tally) -> Iterator[Path]:
         path = waiting.pop()
         relative = path.relative_to(root).as_posix()
         try:
-            if path.is_dir():
+            if not _is_utf8(relative):  # ids and paths are stored as text
+                tally.leave_out("name that is not UTF-8", relative.encode(errors="backslashreplace").decode())
+            elif path.is_dir():
                 status = path.stat()
                 if (status.st_dev, status.st_ino) in seen:
                     tally.leave_out("folder met before through a link", relative)
@@ -32,3 +35,11 @@ def walk_files(root: Path, tally: Tally) -> Iterator[Path]:
                 tally.leave_out("broken link or no regular file", relative)
         except OSError:
             tally.leave_out("folder cannot be read", relative)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
