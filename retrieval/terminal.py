@@ -28,6 +28,8 @@ class Progress:
 
     def __call__(self, done: int, total: int, remark: str = "") -> None:
         """Move the bar to `done` of `total`; `remark` stands behind it."""
+        if not total:  # the share of a process among many
+            return
         if not sys.stderr.isatty():
             self._tell(done, total, remark)
             return
@@ -35,7 +37,7 @@ class Progress:
 
         if self._bar is None or self._bar.total != total or done < self._bar.n:
             self.close()
-            self._bar = tqdm(total=total, desc=self._label, unit=self._unit, file=sys.stderr, leave=False, dynamic_ncols=True)
+            self._bar = tqdm(total=total, initial=done, desc=self._label, unit=self._unit, file=sys.stderr, leave=False, dynamic_ncols=True)
         if remark:
             self._bar.set_postfix_str(remark, refresh=False)
         self._bar.update(done - self._bar.n)

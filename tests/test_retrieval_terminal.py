@@ -19,6 +19,13 @@ def test_without_a_terminal_progress_is_a_line_a_minute_with_rate_and_time_left(
     ]
 
 
+def test_of_no_work_nothing_is_told(capsys):
+    """The share of a process among more of them than there are shards."""
+    Progress("encoding", "row", clock=lambda: 1000.0)(0, 0, "images")
+
+    assert capsys.readouterr().err == ""
+
+
 def test_a_new_stage_is_counted_anew(capsys):
     seconds = iter([0, 50, 55, 110, 115])
     progress = Progress("indexing", "index", clock=lambda: next(seconds))
