@@ -30,7 +30,7 @@ from index.cache_file import (
 )
 from index.corpora.record import Record
 from index.resume import locked
-from index.squares import Square, decode_square, make_ahead
+from index.squares import AHEAD, Square, decode_square, make_ahead
 
 PRIVATE_CACHE = Path("private") / "cache.json"  # in a pseudonymised shards folder: which cache its films came from
 _AT_ONCE = 1024  # images between two notes of progress: what a kill costs at most
@@ -87,6 +87,7 @@ def cached_squares(
     size: int,
     progress: Callable[[int, int], None] | None = None,
     workers: int | None = None,
+    ahead: int = AHEAD,
 ) -> Generator[tuple[Record, Square | str]]:
     """Make squares from larger ones in a cache, which is filled first; otherwise as decode_squares.
 
@@ -101,13 +102,14 @@ def cached_squares(
         size: Side of its squares in pixels, at least the preprocessing's.
         progress: As in build_image_cache.
         workers: As there.
+        ahead: As in make_ahead.
 
     Raises:
-        MedretError: If the squares of the cache are smaller than those wanted, or as build_image_cache.
+        MedretError: As build_image_cache.
+        ValueError: If the squares of the cache are smaller than those wanted.
     """
-    wanted = preprocessing.size
-    if wanted > size:
-        raise MedretError(f"{folder}: squares of {size} pixels are kept, but the encoder reads {wanted}. Cache larger ones: size {wanted}")
+    if preprocessing.size > size:
+        raise ValueError(f"squares of {preprocessing.size} pixels from such of {size}")
     cache = build_image_cache(records, preprocessing, folder, size, progress, workers)
     rows = {id: row for row, id in enumerate(cache.ids)}
 
@@ -116,7 +118,7 @@ def cached_squares(
         held = decode_square(preprocessing, size, film[1]) if row is None else Fitted(cache.images[row], *cache.sizes[row])
         return held if isinstance(held, str) else preprocessing.shrink(held)
 
-    with closing(make_ahead(films, shrunk, workers)) as squares:
+    with closing(make_ahead(films, shrunk, workers, ahead)) as squares:
         yield from ((record, square) for (_, record), square in squares)
 
 

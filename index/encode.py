@@ -66,14 +66,13 @@ def encode_corpus(
 
     Raises:
         MedretError: If there is nothing to encode, no image can be decoded, more fail than may, ids are not unique, `out`
-            holds another run or other things, another process is writing there, the disk is full, or a cache, which holds
-            real ids, lies inside of what shall be pseudonymised.
+            holds another run or other things, another process is writing there, the disk is full, or a cache holds
+            smaller squares than the encoder reads, or lies, with its real ids, in what shall be pseudonymised.
     """
     options = options or EncodeOptions()
     began = time.monotonic()
-    hidden = options.pseudonym_key is not None
-    if hidden and options.cache is not None and options.cache.resolve().is_relative_to(out.resolve()):
-        raise MedretError(f"{options.cache}: a cache holds real ids, so it must not lie in pseudonymised shards. Name another --cache")
+    if options.cache is not None:
+        _check_cache(options.cache, options, encoder.config.preprocessing.size, out)
     private_folder(out)
     tally = Tally()
     settings = {name: getattr(options, name) for name in ("text_units", "text_sections", "splits")}
@@ -86,7 +85,8 @@ def encode_corpus(
             plan = _plan(corpus, mark, encoder, rows, options, read_plan(out))
             begin(out, plan, options.rank, options.size)
             _put_beside(out, rows, checkpoint, options)
-        run = EncodeRun(encoder, out, options, corpus.findings, plan["compute"], progress or (lambda *told: None))
+        made_by = {"encoder": mark, **_compute(encoder, options, plan)}
+        run = EncodeRun(encoder, out, options, corpus.findings, made_by, progress or (lambda *told: None))
         try:
             for modality, part in rows.parts.items():
                 run.encode(modality, part)
@@ -121,6 +121,13 @@ def encode_corpus(
         rates={modality: count / run.seconds[modality] for modality, count in run.encoded.items() if count},
         peak_rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
+
+
+def _check_cache(cache: Path, options: EncodeOptions, wanted: int, out: Path) -> None:
+    if options.pseudonym_key is not None and cache.resolve().is_relative_to(out.resolve()):
+        raise MedretError(f"{cache}: a cache holds real ids, so it must not lie in pseudonymised shards. Name another --cache")
+    if options.cache_size < wanted:
+        raise MedretError(f"{cache}: squares of {options.cache_size} pixels, but the encoder reads {wanted}. Ask for --cache-size {wanted}")
 
 
 def _plan(

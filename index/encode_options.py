@@ -68,4 +68,6 @@ class EncodeOptions:
 
     def failures_allowed(self, images: int) -> int | None:
         """How many images may fail; None for all."""
-        return int(self.max_failures * images) if isinstance(self.max_failures, float) else self.max_failures
+        if not isinstance(self.max_failures, float):
+            return self.max_failures
+        return int(round(self.max_failures * images, 6))  # 0.29 * 100 is a little less than 29

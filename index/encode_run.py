@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from index.manifest import SHARDS_MANIFEST
 from index.resume import Commit, planning, read_commit, write_commit
 from index.rows import RowPart
 from index.shards import ShardRow, ShardWriter
-from index.squares import Square, decode_squares
+from index.squares import AHEAD, Square, decode_squares
 
 Progress = Callable[[str, int, int, int], None]  # modality, rows done, rows in all, images that failed
 Vectors = dict[str, npt.NDArray[np.float32]]
 Squares = Iterator[tuple[Record, Square | str]]
+
+_EVEN = 16  # rows
 
 
 @dataclass(slots=True)
@@ -60,11 +63,11 @@ class EncodeRun:
         out: Path,
         options: EncodeOptions,
         findings: tuple[str, ...],
-        precision: Mapping[str, str],
+        made_by: Mapping[str, str],
         progress: Progress,
     ) -> None:
         self.encoder, self.out, self.options, self.findings, self.progress = encoder, out, options, findings, progress
-        self.precision = precision  # "images" and "texts" to one of PRECISIONS
+        self.made_by = made_by  # each shard says so; "images" and "texts" is the precision of each, of PRECISIONS
         self.resumed = 0
         self.encoded: Counter[str] = Counter()
         self.seconds: dict[str, float] = {}
@@ -163,7 +166,7 @@ class EncodeRun:
 
     def _compute(self, side: str, encode: Callable[[Any], Encoded], batch: Any) -> Encoded:
         try:
-            with computing(self.encoder.device, self.precision[side]):
+            with computing(self.encoder.device, self.made_by[side]):
                 return encode(filled(batch, self.options))
         except torch.OutOfMemoryError as error:
             raise MedretError(
@@ -204,8 +207,9 @@ class EncodeRun:
             return _nothing()
         preprocessing = self.encoder.config.preprocessing
         rows = (row for chunk in pending for row in part.read(chunk))
+        ahead = max(AHEAD, self.options.batch_size)  # a whole batch, while the one before is encoded
         if self.options.cache is None:
-            return decode_squares((row.record for row in rows), preprocessing, preprocessing.size, self.options.workers)
+            return decode_squares((row.record for row in rows), preprocessing, preprocessing.size, self.options.workers, ahead)
         return cached_squares(
             ((row.real_id or row.record.id, row.record) for row in rows),
             RowFilms(part),
@@ -214,6 +218,7 @@ class EncodeRun:
             self.options.cache_size,
             progress=lambda done, total: self.progress("cache", done, total, 0),
             workers=self.options.workers,
+            ahead=ahead,
         )
 
     def _chunks(self, modality: str, part: RowPart) -> list[range]:
@@ -221,7 +226,7 @@ class EncodeRun:
         return part.cut(shard_rows(self.encoder, modality, self.options))
 
     def _writer(self, modality: str) -> ShardWriter:
-        return ShardWriter(self.out, modality, self.dimensions(modality), self.findings, self.options.dtype)
+        return ShardWriter(self.out, modality, self.dimensions(modality), self.findings, self.options.dtype, self.made_by)
 
 
 def dimensions(encoder: DualEncoder, modality: str, options: EncodeOptions) -> dict[str, int]:
@@ -236,12 +241,14 @@ def shard_rows(encoder: DualEncoder, modality: str, options: EncodeOptions) -> i
 
 
 def filled(batch: Any, options: EncodeOptions) -> Any:
-    """Fill the last batch of a shard, a list or an array, for a compiled network, which would be compiled anew for another size.
+    """Fill the last batch of a shard, a list or an array, with copies of its last row: how a network computes depends on the size.
 
-    Its bytes would then follow from what this process happened to compile before.
+    In float32, oneDNN and MKL split the sums of small batches among their threads, so that another number of threads rounds
+    another way; of multiples of 16 they did not, with 1 to 16 threads. A compiled network would be compiled anew for another size,
+    and the bytes would then follow from what this process happened to compile before.
     """
-    missing = options.batch_size - len(batch)
-    if not options.compile or missing <= 0:
+    missing = -len(batch) % (options.batch_size if options.compile else gcd(options.batch_size, _EVEN))
+    if not missing:
         return batch
     return batch + batch[-1:] * missing if isinstance(batch, list) else np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
 

@@ -52,13 +52,23 @@ class ShardWriter:
         dimensions: Vector name ("joint", "features") to its length.
         findings: Fields of the label struct, in order.
         dtype: "float32" or "float16", of the stored vectors.
+        made_by: What made the vectors, kept as the metadata of each shard's Arrow schema.
     """
 
-    def __init__(self, folder: Path, modality: str, dimensions: Mapping[str, int], findings: Sequence[str], dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        modality: str,
+        dimensions: Mapping[str, int],
+        findings: Sequence[str],
+        dtype: str = "float32",
+        made_by: Mapping[str, str] | None = None,
+    ) -> None:
         if modality not in MODALITIES or not dimensions or not set(dimensions) <= set(VECTORS) or dtype not in ("float32", "float16"):
             raise ValueError(f"shards of {modality} with {dict(dimensions)} in {dtype}: expected {MODALITIES}, {list(VECTORS)}, float32/16")
         self.folder, self.modality, self.dimensions, self.findings = folder, modality, dict(dimensions), tuple(findings)
         self.dtype = np.dtype(dtype)
+        self.made_by = None if made_by is None else dict(made_by)
 
     def name(self, number: int) -> str:
         """Return the file name of shard `number`."""
@@ -108,7 +118,7 @@ class ShardWriter:
             columns["path"] = pa.array([row.path for row in rows], pa.string())
         else:
             columns["text"] = pa.array([row.text for row in rows], pa.string())
-        return pa.record_batch(columns)
+        return pa.record_batch(columns, metadata=self.made_by)
 
 
 @dataclass(frozen=True, slots=True)

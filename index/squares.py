@@ -17,9 +17,11 @@ Square = npt.NDArray[np.uint8]
 R = TypeVar("R")
 T = TypeVar("T")
 
+AHEAD = 64  # squares that may wait
+
 
 def decode_squares(
-    records: Iterable[Record], preprocessing: Preprocessing, size: int, workers: int | None = None
+    records: Iterable[Record], preprocessing: Preprocessing, size: int, workers: int | None = None, ahead: int = AHEAD
 ) -> Generator[tuple[Record, Square | str]]:
     """Decode images in threads, ahead of whoever reads them, in the order of the records.
 
@@ -31,24 +33,25 @@ def decode_squares(
         made = decode_square(preprocessing, size, record)
         return made if isinstance(made, str) else made.square
 
-    return make_ahead(records, square, workers)
+    return make_ahead(records, square, workers, ahead)
 
 
-def make_ahead(records: Iterable[R], make: Callable[[R], T], workers: int | None) -> Generator[tuple[R, T]]:
-    """Make the squares of records in threads, some 64 ahead of whoever takes them, in the order of the records.
+def make_ahead(records: Iterable[R], make: Callable[[R], T], workers: int | None, ahead: int = AHEAD) -> Generator[tuple[R, T]]:
+    """Make the squares of records in threads, ahead of whoever takes them, in the order of the records.
 
     Args:
         records: Or what names them; taken one by one, as they are needed.
         make: What gives a square, or says why there is none.
-        workers: Threads; one a core by default.
+        workers: Threads; one a core by default, of those that this process may use.
+        ahead: How many squares may wait, at least: as many as are taken at a time, so that all can be made meanwhile.
     """
-    threads = workers or os.cpu_count() or 1
+    threads = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     waiting: deque[tuple[R, Future[T]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
             for record in records:
                 waiting.append((record, pool.submit(make, record)))
-                if len(waiting) > 64 + 2 * threads:
+                if len(waiting) > ahead + 2 * threads:
                     first, result = waiting.popleft()
                     yield first, result.result()
             while waiting:

@@ -17,7 +17,7 @@ from index import cache, cache_file
 from index.cache import build_image_cache, cached_squares
 from index.cache_file import forget
 from index.corpora.record import Record
-from index.squares import decode_square, decode_squares
+from index.squares import decode_square, decode_squares, make_ahead
 
 WAY = Preprocessing(size=16)
 
@@ -219,6 +219,26 @@ def test_squares_come_in_the_order_of_the_records(records):
     assert names == [record.id for record in many]
 
 
+def test_as_many_films_as_are_taken_at_a_time_are_made_meanwhile(monkeypatch):
+    """By a thread for each core that the process may use."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {3})
+    pool = Mock(wraps=ThreadPoolExecutor)
+    monkeypatch.setattr("index.squares.ThreadPoolExecutor", pool)
+    begun = []
+    made = make_ahead(begun_by(begun, 1000), lambda number: number, None, ahead=300)
+
+    assert [next(made)[1] for _ in range(3)] == [0, 1, 2]
+    assert len(begun) == 3 + 300 + 2
+    assert pool.call_args.args == (1,)
+    made.close()
+
+
+def begun_by(begun, count):
+    for number in range(count):
+        begun.append(number)
+        yield number
+
+
 def test_what_another_cache_holds_is_not_decoded_again(records, tmp_path, monkeypatch):
     """Fewer films, more films, a film that was mended: only what is new is decoded."""
     good = records[2].image.read_bytes()
@@ -249,7 +269,7 @@ def test_a_cache_serves_every_encoder_that_fits_films_alike(records, tmp_path, m
     expected = np.zeros((12, 12), np.uint8)
     expected[1 : 1 + 9] = film.resize((12, 9), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(squares[0][1], expected)
-    with pytest.raises(MedretError, match="squares of 24 pixels are kept, but the encoder reads 30"):
+    with pytest.raises(ValueError, match="squares of 30 pixels from such of 24"):
         list(cached_squares([], records, Preprocessing(size=30), tmp_path / "cache", 24))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -122,6 +123,29 @@ def test_the_manifest_says_what_made_the_shards(corpus, encoder, tmp_path):
     assert manifest.corpus == {"format": "table", "root": str(tmp_path / "corpus")}
     assert manifest.modalities["images"].dimensions == {"joint": 8, "features": encoder.image_width}
     assert manifest.counts == {"failures": 0, "texts_cut": 1, "without_text": 1, "left_out": 0}
+
+
+def test_each_shard_says_what_computed_it(corpus, encoder, tmp_path):
+    """Taken out of its folder, to any Arrow reader; a folder may be finished on another device than it was begun on."""
+    encode_corpus(corpus, encoder, tmp_path / "out", options=replace(BOTH, compute="bfloat16"))
+
+    for shard in (tmp_path / "out").glob("*.arrow"):
+        said = pa.ipc.open_file(shard).schema.metadata
+        assert said[b"encoder"] == fingerprint(encoder).encode()
+        assert (said[b"images"], said[b"texts"], said[b"device"], said[b"pixels"]) == (b"bfloat16", b"bfloat16", b"cpu", b"direct")
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_threads(corpus, encoder, tmp_path):
+    """Of seven films and two reports: torchrun gives each process one thread, a process alone takes all."""
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            encode_corpus(corpus, encoder, tmp_path / str(threads), options=EncodeOptions(workers=threads))
+    finally:
+        torch.set_num_threads(before)
+
+    assert content(tmp_path / "1") == content(tmp_path / "2")
 
 
 class StoppedError(Exception):
@@ -420,6 +444,20 @@ def test_more_failures_than_allowed_stop_the_run_and_what_is_done_is_kept(corpus
     with pytest.raises(MedretError, match="more than --max-failures allows"):  # nothing is left to do, and still they are too many
         encode_corpus(corpus, encoder, tmp_path / "out", options=options)
     assert len((tmp_path / "out" / "failures.csv").read_text().splitlines()) == 3 and open_shards(tmp_path / "out")
+
+
+def test_a_share_of_failures_is_counted_as_it_is_written():
+    """In floating point 0.29 * 100 is below 29."""
+    for percent in range(101):
+        assert EncodeOptions(max_failures=percent / 100).failures_allowed(100) == percent
+        assert EncodeOptions(max_failures=percent / 100).failures_allowed(1_000_007) == percent * 1_000_007 // 100
+
+
+def test_a_cache_of_squares_that_are_too_small_is_refused_before_anything_is_written(corpus, encoder, tmp_path):
+    with pytest.raises(MedretError, match=r"squares of 31 pixels, but the encoder reads 32\. Ask for --cache-size 32"):
+        encode_corpus(corpus, encoder, tmp_path / "out", options=EncodeOptions(cache=tmp_path / "cache", cache_size=31))
+
+    assert not (tmp_path / "out").exists() and not (tmp_path / "cache").exists()
 
 
 def test_a_cached_film_is_a_smaller_square_of_a_larger_one_and_is_decoded_once(corpus, encoder, tmp_path, monkeypatch):
