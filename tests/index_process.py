@@ -1,14 +1,14 @@
-"""Changes of an index in a process of their own, that can be killed: forked from a server that has imported all it needs."""
+"""Changes of an index in a process of their own, that can be killed."""
 
-import multiprocessing
 import os
-import resource
 import signal
 import sys
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from killable_process import KillableProcess, begin
 
 from encoders.checkpoint import load_checkpoint
 from encoders.errors import MedretError
@@ -18,68 +18,31 @@ from index.folder import build_index, open_index
 from index.life import add_corpus, add_options
 from index.removal import remove_records
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(  # not this module: the server of Python 3.11 does not know the path of the tests
-    [
-        "encoders.checkpoint",
-        "encoders.prompt",
-        "index.askers",
-        "index.compact",
-        "index.contract",
-        "index.corpora.table",
-        "index.encode",
-        "index.life",
-        "index.kinds",
-        "faiss",
-        "transformers.models.bert.modeling_bert",
-        "transformers.models.resnet.modeling_resnet",
-    ]
-)
-
 _EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.truncate", "os.chmod", "shutil.rmtree"}
 
 
-class Change:
-    """A process that changes an index; it says when it begins, and what came of it.
+class Change(KillableProcess):
+    """A process that changes an index; its outcome is the message of its MedretError, or None, and how many calls on files it made.
 
     Args:
         home: Holds encoder/ and, to add, table.csv.
         folder: The index folder.
         what: "build", "rebuild", "add", "remove" or "compact".
         last_event: It kills itself before so many of its calls on files, counted from 0; None for never.
-        limits: "file_bytes": no file may grow beyond it; "user": who it runs as.
+        limits: See KillableProcess.
     """
 
     def __init__(self, home: Path, folder: Path, what: str, last_event: int | None = None, **limits: int) -> None:
-        self._said, theirs = CONTEXT.Pipe(duplex=False)
-        self.process = CONTEXT.Process(target=_change, args=(theirs, home, folder, what, last_event, limits), daemon=True)
-        self.process.start()
-        theirs.close()
-        assert self._said.recv() == "begins"
-
-    def outcome(self) -> tuple[str | None, int]:
-        """Return the message of its MedretError, or None, and how many calls on files it made."""
-        said: tuple[str | None, int] = self._said.recv()
-        self.process.join()
-        return said
-
-    def kill(self) -> None:
-        """End it now."""
-        self.process.kill()
-        self.process.join()
+        super().__init__(_change, home, folder, what, last_event, **limits)
 
     def die(self) -> None:
         """Wait until it has killed itself, or has come to its end."""
         self.process.join()
 
 
-def _change(said: Connection, home: Path, folder: Path, what: str, last_event: int | None, limits: dict[str, Any]) -> None:
+def _change(said: Connection, home: Path, folder: Path, what: str, last_event: int | None, limits: dict[str, int]) -> None:
     act = _act(home, folder, what)
-    if "file_bytes" in limits:  # the kernel lets no file grow beyond it, as on a full disk
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limits["file_bytes"], resource.RLIM_INFINITY))
-    if "user" in limits:
-        os.setuid(limits["user"])
-    said.send("begins")
+    begin(said, limits)
     calls = [0]
 
     def count(event: str, arguments: Any) -> None:
