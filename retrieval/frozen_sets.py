@@ -17,17 +17,19 @@ from retrieval.filters import parse_condition
 from retrieval.results import DirectionResult, EvaluationResult, PerImage, PerQuery
 
 FORMAT = 1
+RESAMPLES = 2000  # unless told otherwise
 BESIDE = ("left_out", "interval", "positive_images")  # what a protocol tells beside options
 OF_ENCODER = ("learned_from", "fits_cut_short", "test_images_that_the_encoder_may_have_learned_from")  # of a probe; its images are listed
 
 
-def freeze(result: EvaluationResult, options: Mapping[str, Any], encoder: str) -> dict[str, Any]:
+def freeze(result: EvaluationResult, options: Mapping[str, Any], encoder: str, resamples: int = RESAMPLES) -> dict[str, Any]:
     """Describe an evaluation so that another can be held against it: no text and no image, but record ids.
 
     Args:
         result: What was found.
         options: What was asked for, by the names of the benchmark's parameters.
         encoder: Fingerprint of the encoder.
+        resamples: Behind each interval.
 
     Raises:
         MedretError: If the figures of a direction come neither from ranked queries nor from scored images.
@@ -36,6 +38,7 @@ def freeze(result: EvaluationResult, options: Mapping[str, Any], encoder: str) -
         "format": FORMAT,
         "benchmark": result.benchmark,
         "options": _plain({name: value for name, value in options.items() if not isinstance(value, Path)}),
+        "resamples": resamples,
         "encoder": encoder,
         "directions": {name: _describe(name, one) for name, one in result.directions.items()},
     }
@@ -48,7 +51,9 @@ def load_frozen(path: Path, benchmark: str) -> dict[str, Any]:
         MedretError: If the file is none, or of another benchmark.
     """
     frozen = read_json(path)
-    if frozen.get("format") != FORMAT or not {"benchmark", "options", "encoder", "directions"} <= frozen.keys():
+    whole = frozen.get("format") == FORMAT and {"benchmark", "encoder"} <= frozen.keys()
+    options, directions = (frozen.get(name) for name in ("options", "directions"))
+    if not whole or not isinstance(options, dict) or not isinstance(directions, dict) or not all(map(_is_described, directions.values())):
         raise MedretError(f"{path}: no frozen evaluation of format {FORMAT}; expected a file made by: medret evaluate ... --freeze {path}")
     if frozen["benchmark"] != benchmark:
         named = frozen["benchmark"]
@@ -56,11 +61,18 @@ def load_frozen(path: Path, benchmark: str) -> dict[str, Any]:
     return frozen
 
 
+def _is_described(direction: Any) -> bool:
+    return isinstance(direction, dict) and {"protocol", "prompts_sha256", "ranking"} <= direction.keys()
+
+
 def frozen_options(frozen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was asked for, as the benchmark takes it."""
+    """Return what was asked for, as the benchmark takes it; MedretError where a condition is none."""
     options = dict(frozen["options"])
     if "only" in options:
-        options["only"] = tuple(parse_condition(text) for text in options["only"])
+        try:
+            options["only"] = tuple(parse_condition(text) for text in options["only"])
+        except ValueError as error:
+            raise MedretError(f"a frozen condition is damaged: {error}. Freeze the evaluation again") from error
     return options
 
 

@@ -215,7 +215,7 @@ def _lines(path: Path, fields: str) -> Iterator[tuple[int, list[str]]]:
     expected = len(fields.split())
     found = False
     try:
-        with Path(path).open(encoding="utf-8") as lines:
+        with Path(path).open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 words = line.split()
                 if words and len(words) != expected:

@@ -22,7 +22,7 @@ from retrieval.comparison_table import interval_words
 from retrieval.engine import SearchEngine
 from retrieval.evaluation import evaluate_label_precision
 from retrieval.figures import add_intervals, direction_result, with_intervals
-from retrieval.frozen_sets import check_frozen, freeze
+from retrieval.frozen_sets import check_frozen, freeze, load_frozen
 from retrieval.outside_runs import evaluate_trec, load_outside
 from retrieval.saved_runs import load_run, save_run
 from retrieval.trec import token
@@ -265,6 +265,14 @@ def test_what_was_frozen_is_repeated_or_named(results, tmp_path):
         check_frozen(frozen, freeze(evaluated(tmp_path / "other", 1, uncertain="positive"), {}, "e1"))
     with pytest.raises(MedretError, match="queries are gone and 0 are new"):
         check_frozen(frozen, freeze(evaluated(tmp_path / "fewer", 1, max_queries=4), {}, "e1"))
+
+
+@pytest.mark.parametrize("damage", [{"options": []}, {"directions": {"image-image": {}}}, {"directions": None}, {"format": 0}])
+def test_a_damaged_frozen_set_is_said_to_be_none(results, tmp_path, damage):
+    (tmp_path / "frozen.json").write_text(json.dumps(freeze(results[0], {}, "e1") | damage))
+
+    with pytest.raises(MedretError, match=r"frozen\.json: no frozen evaluation of format 1"):
+        load_frozen(tmp_path / "frozen.json", "label-precision")
 
 
 def medret(*arguments, code=0):

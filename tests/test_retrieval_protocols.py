@@ -342,8 +342,8 @@ def test_frozen_classifications_are_repeated_or_what_differs_is_named(made, tmp_
     frozen = {}
     for benchmark, options in (("zero-shot", ("--direction", "contrast")), ("linear-probe", ("--fraction", 1, "--seed", 3))):
         file = tmp_path / f"{benchmark}.json"
-        asked = ("evaluate", benchmark, "--index", made / "index", "--resamples", 0)
-        printed = succeeds(*asked, *options, "--freeze", file)
+        asked = ("evaluate", benchmark, "--index", made / "index")
+        printed = succeeds(*asked, *options, "--resamples", 0, "--freeze", file)
         again = medret(*asked, "--frozen", file)
         assert (again.returncode, again.stdout, again.stderr) == (0, printed, "")
         frozen[benchmark] = json.loads(file.read_text())

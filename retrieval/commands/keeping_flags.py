@@ -54,14 +54,22 @@ class KeepingFlags(ProtocolFlags):
             raise typer.BadParameter(f"--frozen brings its own options; leave out {', '.join(map(option_name, own))}")
         return given | frozen_options(load_frozen(self.frozen, benchmark))
 
-    def keep(self, result: "EvaluationResult", options: dict[str, Any], encoder: str) -> None:
+    def resamples(self, benchmark: str, asked: int | None) -> int:
+        """Return how many resamples are behind each interval: as asked, else as frozen."""
+        from retrieval.frozen_sets import RESAMPLES, load_frozen
+
+        if asked is not None or self.frozen is None:
+            return RESAMPLES if asked is None else asked
+        return int(load_frozen(self.frozen, benchmark).get("resamples", RESAMPLES))
+
+    def keep(self, result: "EvaluationResult", options: dict[str, Any], encoder: str, resamples: int) -> None:
         """Hold the result against what was frozen, write what was asked for, and say what to know about it."""
         if self.freeze is not None or self.frozen is not None:
             from encoders.json_object import write_json
             from retrieval.frozen_sets import check_frozen, freeze, load_frozen
 
             told = {name: value for name, value in options.items() if value not in (None, [], ())}
-            now = freeze(result, told, encoder)
+            now = freeze(result, told, encoder, resamples)
             if self.frozen is not None:
                 for line in check_frozen(load_frozen(self.frozen, result.benchmark), now):
                     note(line)

@@ -62,7 +62,9 @@ def evaluate(
     ] = None,
     image_root: Annotated[Path | None, typer.Option(help="chexpert-8x200: encode just the listed images, from here.")] = None,
     encoder: Annotated[Path | None, typer.Option(help="With --image-root: the encoder; else a check of the index's own.")] = None,
-    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples of patients behind each 95 % interval; 0 for none.")] = 2000,
+    resamples: Annotated[
+        int | None, typer.Option(min=0, help="Bootstrap resamples of patients behind each 95 % interval; 2000, 0 for none.")
+    ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")] = None,
     html_out: Annotated[Path | None, typer.Option("--html", help="Write the result and examples as one HTML page.")] = None,
     with_ids: WithIds = False,
@@ -86,14 +88,15 @@ def evaluate(
     given |= {"only": parse_conditions(only), "where": where, **flags.given()}
     flags.check(benchmark, html=html_out is not None)
     given = flags.thaw(benchmark, given)
-    measure = _measure(benchmark, lists, given, resamples)
+    drawn = flags.resamples(benchmark, resamples)
+    measure = _measure(benchmark, lists, given, drawn)
     check_places(json_out, html_out, flags.list_out, flags.freeze)
     with _listed_index(lists, image_root, encoder, device) as listed:
         engine = None if benchmark == "trec" else SearchEngine.load(listed or index_dir, encoder, choose_device(device))
         result = measure() if engine is None else measure(engine)
-        result = add_intervals(result, resamples) if resamples else result
+        result = add_intervals(result, drawn) if drawn else result
         if engine is not None:
-            flags.keep(result, given, engine.fingerprint)
+            flags.keep(result, given, engine.fingerprint, drawn)
         content = result.to_dict()
         print(render_result(content))
         if json_out is not None:
