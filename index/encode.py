@@ -87,14 +87,7 @@ def encode_corpus(
             _put_beside(out, rows, checkpoint, options)
         made_by = {"encoder": mark, **_compute(encoder, options, plan)}
         run = EncodeRun(encoder, out, options, corpus.findings, made_by, progress or (lambda *told: None))
-        try:
-            for modality, part in rows.parts.items():
-                run.encode(modality, part)
-        except MedretError:
-            if run.failed and not (out / SHARDS_MANIFEST).is_file():  # more than may: they are there to be looked at
-                with planning(out):
-                    write_csv(out / FAILURES, ("id", "reason"), run.failed)
-            raise
+        _encode_all(run, rows, out)
         with planning(out):
             made = {modality: run.commits(modality, part) for modality, part in rows.parts.items()}
             manifest = _manifest(corpus, encoder, mark, options, made, plan, rows.without_text, tally.left_out.total())
@@ -180,6 +173,18 @@ def _choose_precision(encoder: DualEncoder, rows: CorpusRows, options: EncodeOpt
 def _probe(part: RowPart) -> list[Any]:
     places = np.unique(np.linspace(0, part.rows - 1, _PROBES).round().astype(int)).tolist()
     return [row for place in places for row in part.take(place, place + 1)]
+
+
+def _encode_all(run: EncodeRun, rows: CorpusRows, out: Path) -> None:
+    """Encode every modality; where more images fail than may, their table is written, to be looked at."""
+    try:
+        for modality, part in rows.parts.items():
+            run.encode(modality, part)
+    except MedretError:
+        if run.failed and not (out / SHARDS_MANIFEST).is_file():
+            with planning(out):
+                write_csv(out / FAILURES, ("id", "reason"), run.failed)
+        raise
 
 
 def _put_beside(out: Path, rows: CorpusRows, checkpoint: Path | None, options: EncodeOptions) -> None:
