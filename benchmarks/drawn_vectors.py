@@ -32,7 +32,7 @@ class ClipLike:
         seed: Of the directions, the clusters and all that is drawn.
     """
 
-    def __init__(self, dimension: int = 512, seed: int = 0):
+    def __init__(self, dimension: int = 512, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self.dimension, self.seed = dimension, seed
         place = np.arange(1, dimension + 1)
@@ -70,7 +70,7 @@ class Tiled:
         rows: How many there will be: the noise depends on it.
     """
 
-    def __init__(self, films: Vectors, rows: int, seed: int = 0):
+    def __init__(self, films: Vectors, rows: int, seed: int = 0) -> None:
         self.films, self.seed = films, seed
         products = films @ films.T
         np.fill_diagonal(products, -1)
