@@ -66,4 +66,9 @@ def _one_of_several(held: Any, values: Sequence[Value]) -> Any:
 
 
 def _values(values: Sequence[Value], type: Any) -> Any:
-    return pa.array([value for value in values if value is not None], type)
+    return pa.array([value for value in values if value is not None and is_storable(value)], type)
+
+
+def is_storable(value: Value) -> bool:
+    """Whether a record may have a value: none has text that is no Unicode, as bytes of a command line or a file's name may be."""
+    return not isinstance(value, str) or value.encode("utf-8", "replace").decode("utf-8") == value

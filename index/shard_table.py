@@ -169,6 +169,10 @@ class ShardTable:
         """Return the row of an id that is not removed, or None."""
         import pyarrow.compute as pc  # it makes a wrapper of every function it has: not for a process that does without
 
+        from index.predicates import is_storable
+
+        if not is_storable(id):
+            return None
         for start, batch in zip(self._starts, self._batches, strict=False):
             place = pc.index(batch.column("id"), pa.scalar(id, pa.string())).as_py()
             if place >= 0 and (self.live is None or self.live[start + place]):

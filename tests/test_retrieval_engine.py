@@ -289,6 +289,20 @@ def test_bytes_that_are_no_text_are_replaced(engine):
     assert broken == replaced
 
 
+@pytest.mark.parametrize("arrow", [False, True])
+def test_no_record_is_called_by_bytes_that_are_no_text(engine, tmp_path, monkeypatch, arrow):
+    """A film may: its name is that of no image of the index, however many are compared with it."""
+    if arrow:
+        monkeypatch.setattr("index.shard_table._SHORT", 0)
+    film = tmp_path / "r\udce9sum\udce9.png"
+    Image.new("L", (64, 64)).save(film)
+
+    assert engine.search(Query(image=film, k=1)).hits
+    for wrong in ({"id": "\udcff"}, {"text": "edema", "where": "patient_id == \udcff"}, {"text": "edema", "where": "view in (PA, \udcff)"}):
+        with pytest.raises(MedretError, match="no such record|no record has"):
+            engine.search(Query(**wrong))
+
+
 def test_an_unreadable_image_is_refused_by_name(engine, tmp_path):
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
 
