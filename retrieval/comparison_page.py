@@ -84,30 +84,30 @@ def _scores(results: Sequence[DirectionResult], metric: str) -> list[Score]:
 
 def _row(metric: str, scores: Sequence[Score], differences: Sequence[Difference]) -> dict[str, Any]:
     tested = [(each.overall.get(metric), each.intervals.get(metric)) for each in differences]
-    return {"name": metric, "queries": None, **_cells(scores, tested)}
+    return {"name": metric, "queries": None, **_cells(metric, scores, tested)}
 
 
 def _class_row(finding: str, one: DirectionComparison) -> dict[str, Any]:
     scores = [result.per_class[finding][1][one.primary] for result in one.results]
     tested = [(each.per_class.get(finding), each.class_intervals.get(finding)) for each in one.differences]
-    return {"name": finding, "queries": one.results[0].per_class[finding][0], **_cells(scores, tested)}
+    return {"name": finding, "queries": one.results[0].per_class[finding][0], **_cells(one.primary, scores, tested)}
 
 
-def _cells(scores: Sequence[Score], tested: Sequence[tuple[Tested | None, Score | None]]) -> dict[str, Any]:
+def _cells(metric: str, scores: Sequence[Score], tested: Sequence[tuple[Tested | None, Score | None]]) -> dict[str, Any]:
     return {
-        "chance": figure(scores[0].chance),
-        "scores": [(figure(score.value), interval(score)) for score in scores],
-        "differences": [_tested(*each) for each in tested],
+        "chance": figure(scores[0].chance, metric),
+        "scores": [(figure(score.value, metric), interval(score, metric)) for score in scores],
+        "differences": [_tested(*each, metric) for each in tested],
     }
 
 
-def _tested(tested: Tested | None, score: Score | None) -> dict[str, str]:
+def _tested(tested: Tested | None, score: Score | None, metric: str) -> dict[str, str]:
     if tested is None or score is None:
         return {"value": "-", "interval": "", "p": "-", "mark": ""}
     sure = tested.p < 0.05
     return {
         "value": f"{tested.difference:+.3f}",
-        "interval": interval(score, signed=True),
+        "interval": interval(score, metric, signed=True),
         "p": p_value(tested.p),
         "mark": ("better" if tested.difference > 0 else "worse") if sure else "",
     }

@@ -40,25 +40,25 @@ def _table(one: DirectionComparison) -> str:
     rows = [head]
     for metric in one.results[0].metrics:
         scores = [result.metrics[metric] for result in one.results]
-        row = [metric, figure(scores[0].chance), *(_with_interval(score) for score in scores)]
+        row = [metric, figure(scores[0].chance, metric), *(_with_interval(score, metric) for score in scores)]
         for difference in one.differences:
             tested = difference.overall.get(metric)
-            row += ["-", "-"] if tested is None else [_with_interval(difference.intervals[metric], signed=True), p_value(tested.p)]
+            row += ["-", "-"] if tested is None else [_with_interval(difference.intervals[metric], metric, signed=True), p_value(tested.p)]
         rows.append(row)
     return aligned(list(zip(*rows, strict=True)))
 
 
-def _with_interval(score: Score, *, signed: bool = False) -> str:
-    ends = interval(score, signed=signed)
-    value = f"{score.value:+.3f}" if signed else figure(score.value)
+def _with_interval(score: Score, metric: str, *, signed: bool = False) -> str:
+    ends = interval(score, metric, signed=signed)
+    value = f"{score.value:+.3f}" if signed else figure(score.value, metric)
     return f"{value} ({ends})" if ends else value
 
 
-def interval(score: Score, *, signed: bool = False) -> str:
+def interval(score: Score, metric: str, *, signed: bool = False) -> str:
     """Write the ends of an interval; nothing where there is none."""
     if not math.isfinite(score.low) or not math.isfinite(score.high):
         return ""
-    return f"{score.low:+.3f} to {score.high:+.3f}" if signed else f"{figure(score.low)} to {figure(score.high)}"
+    return f"{score.low:+.3f} to {score.high:+.3f}" if signed else f"{figure(score.low, metric)} to {figure(score.high, metric)}"
 
 
 def p_value(p: float) -> str:

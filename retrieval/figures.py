@@ -72,7 +72,7 @@ def _groups(each: PerQuery) -> _Groups:
 
 def _figures(each: PerQuery, chosen: Mask) -> dict[str, Score]:
     chance = summarise(each.chance, chosen)
-    if MEDIAN in chance and chosen.any():  # of all orders of all queries together: a median of medians would be another figure
+    if not math.isnan(chance.get(MEDIAN, math.nan)):  # of all orders of all queries together: a median of medians is another figure
         chance[MEDIAN] = chance_ranks(each.answers[chosen], each.reachable[chosen], ())[1]
     return {name: Score(value, chance[name]) for name, value in summarise(each.scores, chosen).items()}
 

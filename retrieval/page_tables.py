@@ -34,7 +34,7 @@ def _row(kind: str, name: str, metrics: Mapping[str, Any], names: Sequence[str],
         "name": name,
         "queries": metrics["queries"],
         "kind": kind,
-        "cells": [_cell(metrics.get(metric)) for metric in names],
+        "cells": [_cell(metric, metrics.get(metric)) for metric in names],
         "bar_value": _percent(drawn.get("value")),
         "bar_chance": _percent(drawn.get("chance")),
         "bar_low": _percent(drawn.get("low")) if "low" in drawn else None,
@@ -46,14 +46,14 @@ def _percent(share: float | None) -> float:
     return round(100 * (share or 0.0), 1)  # a figure over no query is None
 
 
-def _cell(metric: Mapping[str, float | None] | None) -> dict[str, str]:
-    if metric is None:
+def _cell(metric: str, score: Mapping[str, float | None] | None) -> dict[str, str]:
+    if score is None:
         return {"value": "", "chance": "", "interval": ""}
-    chance = metric.get("chance")
+    chance = score.get("chance")
     return {
-        "value": figure(metric["value"]),
-        "chance": "" if chance is None else figure(chance),
-        "interval": f"{figure(metric['low'])}–{figure(metric['high'])}" if "low" in metric else "",
+        "value": figure(score["value"], metric),
+        "chance": "" if chance is None else figure(chance, metric),
+        "interval": f"{figure(score['low'], metric)}–{figure(score['high'], metric)}" if "low" in score else "",
     }
 
 

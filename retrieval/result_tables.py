@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import isfinite
 from textwrap import indent
 from typing import Any
@@ -19,11 +20,11 @@ def render_result(result: Mapping[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
-def figure(value: float | None) -> str:
-    """Three decimals up to 1, one beyond (ranks), a dash for what is not defined or not finite."""
+def figure(value: float | None, metric: str = "") -> str:
+    """Three decimals, of ranks (and whatever is above 1) one, a dash for what is not defined or not finite."""
     if value is None or not isfinite(value):
         return "-"
-    return f"{value:.3f}" if abs(value) <= 1 else f"{value:.1f}"
+    return f"{value:.1f}" if "rank" in metric or abs(value) > 1 else f"{value:.3f}"
 
 
 def plain_value(value: object) -> str:
@@ -64,16 +65,12 @@ def _metric_table(result: Mapping[str, Any]) -> str:
 
 def _metric_columns(name: str, figures: Sequence[Mapping[str, float | None]]) -> list[list[str]]:
     """The figure, its interval where one was computed, and chance; each with its head."""
-    word = _rank if "rank" in name else figure
+    word = partial(figure, metric=name)
     values = [name, *(word(one["value"]) for one in figures)]
     chance = ["chance", *(word(one["chance"]) for one in figures)]
     if not any("low" in one for one in figures):
         return [values, chance]
     return [values, ["95 %", *(f"{word(one['low'])}–{word(one['high'])}" if "low" in one else "-" for one in figures)], chance]
-
-
-def _rank(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
 
 
 def _width(column: Sequence[str]) -> int:

@@ -132,7 +132,7 @@ def test_outside_judgements_alone_give_figures_without_chance_and_count_silence(
     found = evaluate_trec(tmp_path / "run", tmp_path / "qrels", ks=[2]).directions["run"]
 
     assert (found.queries, found.metrics["P@2"].value, found.metrics["MRR"].value) == (2, 0.25, 0.25)
-    assert np.isnan(found.metrics["P@2"].chance)
+    assert all(np.isnan(figure.chance) for figure in found.metrics.values())
     assert found.protocol["scored_0_since_not_in_the_run"] == 1
     assert found.protocol["relevance"].startswith("a grade from 1, higher ones counting no more")
     assert found.protocol["left_out"] == {"queries without a relevant candidate": 1}

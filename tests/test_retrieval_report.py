@@ -361,5 +361,5 @@ def test_options_of_a_protocol_read_as_words(value, words):
 
 
 def test_shares_have_three_decimals_ranks_one_and_missing_figures_a_dash():
-    assert [figure(0.25), figure(201.0), figure(None)] == ["0.250", "201.0", "-"]
+    assert [figure(0.25), figure(201.0), figure(1.0, "median_rank"), figure(None)] == ["0.250", "201.0", "1.0", "-"]
     assert render_metrics({"epoch": 3.0, "mrr": 0.123456}) == "epoch 3, mrr 0.1235"
