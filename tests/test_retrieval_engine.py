@@ -299,7 +299,7 @@ def test_no_record_is_called_by_bytes_that_are_no_text(engine, tmp_path, monkeyp
 
     assert engine.search(Query(image=film, k=1)).hits
     for wrong in ({"id": "\udcff"}, {"text": "edema", "where": "patient_id == \udcff"}, {"text": "edema", "where": "view in (PA, \udcff)"}):
-        with pytest.raises(MedretError, match="no such record|no record has"):
+        with pytest.raises(MedretError, match=r"no such record|no record has"):
             engine.search(Query(**wrong))
 
 
