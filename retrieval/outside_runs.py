@@ -158,7 +158,13 @@ def _described(ids: Sequence[str], qrels: Qrels, relevant: NDArray[np.int64], be
     known = {token(one["id"]): one for one in beside.queries}
     if missing := [id for id in ids if id not in known]:
         raise MedretError(f"{qrels.name}: {len(missing)} of its queries are not in the {QUERIES} file beside it, the first is {missing[0]}")
-    return describe_queries([known[id] for id in ids], beside.protocol["direction"])
+    saved = [known[id] for id in ids]
+    if fewer := [one["id"] for one, count in zip(saved, relevant.tolist(), strict=True) if one["relevant"] != count]:
+        raise MedretError(
+            f"{qrels.name}: names other relevant candidates than there were for {len(fewer)} queries, the first is {fewer[0]}: there "
+            "were too many to write, or it was changed since. Save an evaluation of fewer queries, or move what was changed elsewhere"
+        )
+    return describe_queries(saved, beside.protocol["direction"])
 
 
 def _beside(qrels: Path) -> _Beside | None:

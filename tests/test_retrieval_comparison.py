@@ -13,6 +13,7 @@ import pytrec_eval
 from handmade_index import image_rows, make_engine
 from PIL import Image
 
+import retrieval.saved_runs
 from encoders.errors import MedretError
 from index.corpora.phantom import write_phantoms
 from index.corpora.record import LabelState, Record
@@ -111,6 +112,16 @@ def test_a_document_that_was_no_candidate_is_refused(results, tmp_path):
 
     with pytest.raises(MedretError, match="1 of its 1 documents are no candidates, the first is film"):
         evaluate_trec(tmp_path / "strange.trec", tmp_path / "run" / "image-image.qrels.trec")
+
+
+def test_judgements_of_what_was_ranked_alone_score_no_other_run(results, tmp_path, monkeypatch):
+    """Beyond a number of them only those that were ranked are written, so that what another run finds would count as wrong."""
+    monkeypatch.setattr(retrieval.saved_runs, "MOST_JUDGEMENTS", 10)
+    (note,) = save_run(tmp_path / "run", results[0])
+
+    assert "names only those that were ranked" in note
+    with pytest.raises(MedretError, match=r"names other relevant candidates than there were for .* too many to write"):
+        evaluate_trec(*(tmp_path / "run" / f"image-image.{kind}.trec" for kind in ("run", "qrels")))
 
 
 def test_an_outside_run_of_candidates_that_nothing_names_scores_nothing(tmp_path):
