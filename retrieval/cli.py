@@ -76,8 +76,9 @@ def _leave() -> None:
     """End a process that is this command's alone, at once: Python takes apart all that was loaded, for as long as a search takes."""
     script = getattr(sys.modules["__main__"], "__file__", None)
     if script is not None and Path(script).name == "medret":
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # whoever started it may have closed one
+                stream.flush()
         os._exit(0)
 
 

@@ -88,6 +88,16 @@ def test_letters_that_the_terminal_lacks_and_a_full_disk_are_no_internal_error(h
     assert (stopped.returncode, stopped.stderr.partition(".")[0]) == (1, "medret: No space left on device")
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_a_process_with_a_closed_stream_answers_all_the_same(home, closed):
+    command = f"exec {MEDRET} query --text edema -k 3 --format json --index {home / 'index'} {closed}"
+
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert done.stdout.count('"rank"') == (0 if closed == ">&-" else 3)
+
+
 def test_an_index_may_be_named_to_verify_as_shards_are(home):
     for folder in (home / "index", home / "index" / "shards"):
         done = medret("verify", folder)
