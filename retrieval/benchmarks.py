@@ -10,6 +10,7 @@ from encoders.errors import MedretError
 from index.corpora.chexpert_fields import chexpert_id
 from index.corpora.prompts import prompts_for
 from index.corpora.record import LabelState
+from retrieval.columns import spelled_findings
 from retrieval.engine import SearchEngine
 from retrieval.filters import EVERYTHING, Selection
 from retrieval.owners import study_names
@@ -120,7 +121,7 @@ def label_task(
     if direction == "text-image" and rule != "finding":
         raise MedretError(f"--relevance {rule} compares the findings of two records, and in text-image a text asks. Take finding")
     find = "reports" if direction == "image-report" else "images"
-    names = tuple(engine.table(find).findings if findings is None else findings)
+    names = spelled_findings(engine.table(find), findings)
     candidates = selection if find == "images" else selection.of_texts()
     allowed, relevance, left_out = _labelled(engine.table(find), names, uncertain, candidates)
     askable = _askable(relevance, allowed, left_out)

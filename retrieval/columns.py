@@ -45,6 +45,12 @@ def plain_name(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
+def spelled_findings(table: "ShardTable", asked: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the findings that are asked for, all by default, once each as the table spells them; one that it lacks stays as it is."""
+    known = {plain_name(name): name for name in table.findings}
+    return tuple(table.findings if asked is None else dict.fromkeys(known.get(plain_name(name), name) for name in asked))
+
+
 def plain_column(name: str) -> str:
     """Fold the name of a column or finding, a column's short name into its own."""
     folded = plain_name(name)

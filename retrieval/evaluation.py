@@ -102,7 +102,7 @@ def evaluate_label_precision(
         )
         protocol = {
             **say_selection(selection),
-            "findings": "all" if findings is None else list(findings),
+            "findings": "all" if findings is None else list(task.relevance.findings),
             "relevance": RULES[relevance],
             "uncertain": uncertain,
             "average": "findings" if relevance == "finding" else "queries",

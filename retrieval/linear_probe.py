@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from encoders.checkpoint import read_notes
 from encoders.errors import MedretError
+from retrieval.columns import spelled_findings
 from retrieval.engine import SearchEngine
 from retrieval.evaluation import read_selection, say_selection
 from retrieval.filters import Condition
@@ -73,7 +74,7 @@ def evaluate_linear_probe(
     table = engine.table("images")
     vector = image_vector or ("features" if "features" in table.dimensions else "joint")
     selection = read_selection(None, views, only, where)
-    names = tuple(table.findings if findings is None else findings)
+    names = spelled_findings(table, findings)
     rows, relevance = labelled_images(engine, selection, names, uncertain)
     parts, division = _divide(engine, rows, seed)
     probe = _Probe(engine.stored_vectors("images", rows, vector), relevance)

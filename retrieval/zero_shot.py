@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from encoders.errors import MedretError
 from index.corpora.prompts import prompts_for
+from retrieval.columns import spelled_findings
 from retrieval.engine import SearchEngine
 from retrieval.evaluation import read_selection, say_selection
 from retrieval.filters import Condition, Selection
@@ -66,7 +67,7 @@ def evaluate_zero_shot(
     if directions is None:
         directions = ZERO_SHOT_DIRECTIONS if engine.encoder.prompts is not None else ZERO_SHOT_DIRECTIONS[:2]
     selection = read_selection(splits, views, only, where)
-    names = tuple(engine.table("images").findings if findings is None else findings)
+    names = spelled_findings(engine.table("images"), findings)
     rows, relevance = labelled_images(engine, selection, names, uncertain)
     results = {}
     for direction in directions:

@@ -71,7 +71,7 @@ def test_without_resamples_there_are_no_intervals(folder, tmp_path):
 
 def test_the_rule_of_relevance_and_the_findings_are_chosen_and_the_page_can_do_without_maps(folder, tmp_path):
     done = evaluate(
-        folder, "--relevance", "exact", "--finding", "Edema", "--finding", "Edema", "-k", 3, "-k", 3, "--resamples", 0,
+        folder, "--relevance", "exact", "--finding", "edema", "--finding", "Edema", "-k", 3, "-k", 3, "--resamples", 0,
         "--json", tmp_path / "result.json", "--html", tmp_path / "page.html", "--no-maps",
     )  # fmt: skip
 
@@ -91,9 +91,9 @@ def test_a_selection_of_nothing_says_so(folder):
 
 
 def test_a_finding_that_there_is_not_is_a_line_with_those_there_are(folder):
-    done = evaluate(folder, "--finding", "edema")
+    done = evaluate(folder, "--finding", "oedema")
 
-    assert (done.returncode, done.stderr) == (1, "medret: the corpus has no finding 'edema'. It has: Edema, Fracture\n")
+    assert (done.returncode, done.stderr) == (1, "medret: the corpus has no finding 'oedema'. It has: Edema, Fracture\n")
 
 
 def test_a_measure_that_there_is_not_is_wrong_usage(folder):
