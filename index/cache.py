@@ -72,7 +72,7 @@ def build_image_cache(
     private_folder(folder)
     place = folder / cache_name(rule, listed)
     if not _is_whole(place):
-        with locked(folder, wait=True):
+        with locked(folder, wait=True, advice="Choose another place for the cache"):
             if not _is_whole(place):
                 squares = partial(_copied_or_decoded, _Copies(folder, rule, side), preprocessing, side)
                 _fill(place, records, squares, rule, listed, side, progress, workers)

@@ -32,7 +32,7 @@ from index.encode_run import EncodeRun, Progress, dimensions, evaluating, filled
 from index.encode_summary import EncodeSummary
 from index.manifest import PRIVATE_COLUMNS, PRIVATE_PATHS, SHARDS_MANIFEST, ModalityShards, ShardsManifest, load_shards_manifest
 from index.pseudonyms import Pseudonymiser
-from index.resume import Commit, begin, encoding, planning, read_plan, write_csv
+from index.resume import Commit, begin, check_place, encoding, planning, read_plan, write_csv
 from index.rows import CorpusRows, RowPart, base_folder, read_rows
 from index.squares import decode_squares
 
@@ -73,6 +73,7 @@ def encode_corpus(
     began = time.monotonic()
     if options.cache is not None:
         _check_cache(options.cache, options, encoder.config.preprocessing.size, out)
+    check_place(out)
     private_folder(out)
     tally = Tally()
     settings = {name: getattr(options, name) for name in ("text_units", "text_sections", "splits")}

@@ -51,6 +51,18 @@ def read_plan(out: Path) -> Mapping[str, Any] | None:
     return read_json(path) if path.is_file() else None
 
 
+def check_place(out: Path) -> None:
+    """Refuse a folder that holds other things; nothing is written.
+
+    Raises:
+        MedretError: If it holds things that are no shards.
+    """
+    if out.is_dir() and not (out / SHARDS_PLAN).is_file():
+        others = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith("."))
+        if others:
+            raise MedretError(f"{out}: is no shards folder and not empty (it holds {others[0]}). Choose another --out")
+
+
 def begin(out: Path, plan: Mapping[str, Any], rank: int = 0, size: int = 1) -> None:
     """Write the plan, or check that an earlier run had the same; remove what this process, killed, left half-written.
 
@@ -58,15 +70,12 @@ def begin(out: Path, plan: Mapping[str, Any], rank: int = 0, size: int = 1) -> N
 
     Raises:
         OtherRunError: If `out` holds another run.
-        MedretError: If it holds things that are no shards.
     """
     before = read_plan(out)
     if before is not None:
         for item, now in plan.items():
             if before.get(item) != now:
                 raise OtherRunError(out, f"{item}: {_short(before.get(item))}, now {_short(now)}")
-    elif others := [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]:
-        raise MedretError(f"{out}: is no shards folder and not empty (it holds {sorted(others)[0]}). Choose another --out")
     else:
         write_json(out / SHARDS_PLAN, plan)
     private_folder(out / _COMMITS)

@@ -49,7 +49,9 @@ def corpus(
 @spread(CorpusFlags)
 def cache(
     path: CorpusPath,
-    out: Annotated[Path, typer.Option(help="Folder of the cache, for 'medret encode --cache' and 'medret train --cache'.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the cache, for 'medret encode --cache', and 'medret train --cache' with --set cache_size=512.")
+    ],
     flags: CorpusFlags,
     encoder: DefaultEncoder = None,
     size: Annotated[int, typer.Option(min=1, help="Side of the squares that films are kept as, in pixels.")] = 512,
