@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from index.kinds import faiss_threads, load_faiss
 from index.shards import ShardTable
+from index.unit_vectors import fetch_units
 
 Rows = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
@@ -66,6 +67,7 @@ class ExactSearch:
 
         Raises:
             ValueError: If the queries are not (Q, D) or not finite, k is not positive, or `allowed` or `excluded` do not fit.
+            MedretError: If a vector that may be an answer is damaged.
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         self.check(queries, k, allowed, excluded)
@@ -230,7 +232,7 @@ class ExactSearch:
         for start in range(0, len(rows), at_once):
             pairs = slice(start, start + at_once)
             askers = queries[owners[pairs]].astype(np.float64)
-            scores[pairs] = (self.table.vectors(self.vector, rows[pairs]) * askers).sum(axis=1)
+            scores[pairs] = (fetch_units(self.table, self.vector, rows[pairs]) * askers).sum(axis=1)
         return scores
 
     def best(self, rows: Rows, scores: Scores, k: int) -> Found:

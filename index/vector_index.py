@@ -17,10 +17,10 @@ from index.planner import SearchPlan, exact_plan, plan_search
 from index.score_scale import ScoreScale
 from index.shards import ShardTable
 from index.stages import FirstStage
+from index.unit_vectors import fetch_units
 
 _VALUES_AT_ONCE = 1 << 18  # of vectors in float32: what is scored at a time stays in the processor's cache
 _WORTH_THREADS = 8  # parts of so many values: fewer are scored in the time that threads take to start
-_NORM_ERROR = 1e-2  # beyond float16 rounding: then the shard is damaged
 
 Mask = npt.NDArray[np.bool_]
 
@@ -197,7 +197,7 @@ class VectorIndex:
 
     def _rank_one(self, query: npt.NDArray[np.float32], k: int, rows: Rows) -> Found:
         """Do the same for a single query, (1, D), whose vectors are few enough to be fetched at once and kept."""
-        vectors = self._fetch(rows)
+        vectors = fetch_units(self.table, self.vector, rows)
         scores = vectors @ query[0]
         if len(rows) > k:
             bound = np.partition(scores, len(rows) - k)[len(rows) - k] - 2 * self.exact.rounding(query)
@@ -228,7 +228,7 @@ class VectorIndex:
         parts = [order[start : start + at_once] for start in range(0, len(rows), at_once)]
 
         def estimate(places: Rows) -> None:
-            scores[places] = np.einsum("ij,ij->i", self._fetch(rows[places]), queries[owners[places]])
+            scores[places] = np.einsum("ij,ij->i", fetch_units(self.table, self.vector, rows[places]), queries[owners[places]])
 
         if len(parts) < _WORTH_THREADS:
             for places in parts:
@@ -237,20 +237,3 @@ class VectorIndex:
             with ThreadPoolExecutor(load_faiss().omp_get_max_threads()) as pool:
                 list(pool.map(estimate, parts))
         return scores
-
-    def _fetch(self, rows: Rows) -> Scores:
-        """Return the (R, D) float32 vectors of rows.
-
-        Raises:
-            MedretError: If one has not norm 1.
-        """
-        vectors = self.table.vectors(self.vector, rows)
-        norms = np.einsum("ij,ij->i", vectors, vectors)
-        wrong = ~(np.abs(norms - 1) < 2 * _NORM_ERROR)  # NaN too
-        if wrong.any():
-            row = int(rows[wrong][0])
-            raise MedretError(
-                f"the {self.vector} vector of row {row} of the {self.table.modality} has norm {norms[wrong][0] ** 0.5:.3g}, "
-                "expected 1: the shard is damaged. Run medret verify"
-            )
-        return vectors

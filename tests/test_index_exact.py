@@ -1,5 +1,6 @@
 import itertools
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from shard_folders import unit, write_images
 
 import index.exact
+from encoders.errors import MedretError
 from index.exact import ExactSearch, widen
 from index.kinds import faiss_threads
 from index.shards import open_shards
@@ -177,3 +179,19 @@ def test_every_half_is_widened_to_the_float_that_it_is():
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(-1, 32)  # infinities and NaN among them
 
     np.testing.assert_array_equal(widen(halves, np.empty(halves.shape, np.float32)), halves.astype(np.float32))
+
+
+@pytest.mark.parametrize("faiss_loaded", [False, True])
+def test_a_damaged_vector_is_no_answer_of_an_exact_search(tmp_path, monkeypatch, faiss_loaded):
+    """One flipped bit of an exponent makes a huge score of a small one."""
+    vectors = unit(np.random.default_rng(0).normal(size=(300, 16)))
+    path = write_images(tmp_path, vectors, [str(number) for number in range(300)]) / "images-00000.arrow"
+    content = bytearray(path.read_bytes())
+    content[content.index(vectors[7].tobytes()) + 3] ^= 0x40
+    path.write_bytes(content)
+    if not faiss_loaded:
+        monkeypatch.delitem(sys.modules, "faiss")
+    damaged = ExactSearch(open_shards(tmp_path).table("images"), "joint")
+
+    with pytest.raises(MedretError, match=r"joint vector of row 7 of the images has norm .*medret verify"):
+        damaged.search(np.sign(vectors[7:8]), 5)
