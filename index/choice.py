@@ -36,6 +36,7 @@ def choose_kind(
     recall: float,
     memory: float | None = None,
     latency: float | None = None,
+    half: bool = False,
 ) -> Choice:
     """Choose a kind: exact search while it is fast enough, else the fastest that fits.
 
@@ -46,11 +47,12 @@ def choose_kind(
         recall: What the index shall certify: above `HIGHEST_CERTIFIABLE` only exact search is sure to have it.
         memory: Bytes that a searching process may need, mapped files that every query reads included; the machine's by default.
         latency: Seconds that a query may take; 5 ms where exact search is concerned, and as little as possible, when not given.
+        half: Whether the stored vectors are float16.
 
     Raises:
         MedretError: If no kind fits the memory.
     """
-    every = tuple(predict(kind, rows, dimension, calibration) for kind in KINDS.values())
+    every = tuple(predict(kind, rows, dimension, calibration, half=half) for kind in KINDS.values())
     flat = every[0]
     room = calibration.memory if memory is None else memory
     fitting = [one for one in every if one.needed_bytes <= room]
@@ -69,7 +71,8 @@ def choose_kind(
         return choose(flat, f"exact search takes {_milliseconds(flat)} a query, within {wanted * 1e3:.3g} ms")
     if recall > HIGHEST_CERTIFIABLE and flat in fitting:
         return choose(flat, f"recall {recall:g} cannot be shown by 1,000 queries, and exact search needs no showing")
-    return choose(*_fastest([one for one in fitting if one is not flat] or fitting, latency))
+    faster = [one for one in fitting if one.latency_s < flat.latency_s] if flat in fitting else fitting
+    return choose(*_fastest(faster or [flat], latency))
 
 
 def _fastest(fitting: Sequence[Prediction], latency: float | None) -> tuple[Prediction, str]:
@@ -91,7 +94,14 @@ def _fastest(fitting: Sequence[Prediction], latency: float | None) -> tuple[Pred
 
 
 def resolve_kind(
-    name: str, rows: int, dimension: int, recall: float, memory: float | None = None, latency: float | None = None, yes: bool = False
+    name: str,
+    rows: int,
+    dimension: int,
+    recall: float,
+    memory: float | None = None,
+    latency: float | None = None,
+    yes: bool = False,
+    half: bool = False,
 ) -> Choice:
     """Return the kind to build: the one named, or for "auto" the one to choose, once it is known to be worth the wait.
 
@@ -105,6 +115,7 @@ def resolve_kind(
         memory: Bytes, see `choose_kind`.
         latency: Seconds, likewise.
         yes: Build even what is predicted to take over an hour.
+        half: Whether the stored vectors are float16.
 
     Raises:
         MedretError: If the kind is not known, none fits the memory, or building would take over an hour.
@@ -112,13 +123,13 @@ def resolve_kind(
     kind = None if name == "auto" else find_kind(name)
     if kind is not None and (kind.exact or is_small(rows, dimension)):
         return Choice(kind=kind.name, predictions=(), reason="")
-    if kind is None and latency is None and is_small(rows, dimension) and 4.0 * rows * dimension <= (memory or _SMALL):
+    if kind is None and latency is None and is_small(rows, dimension) and 4.0 * rows * dimension <= (_SMALL if memory is None else memory):
         return Choice(kind="flat", predictions=(), reason=f"flat: exact search over {rows:,} x {dimension} vectors is quick anyway")
     calibration = calibrate()
     if kind is not None:
-        choice = Choice(kind=kind.name, predictions=(predict(kind, rows, dimension, calibration),), reason="")
+        choice = Choice(kind=kind.name, predictions=(predict(kind, rows, dimension, calibration, half=half),), reason="")
     else:
-        choice = choose_kind(rows, dimension, calibration, recall, memory, latency)
+        choice = choose_kind(rows, dimension, calibration, recall, memory, latency, half)
     check_patience(next(one for one in choice.predictions if one.kind == choice.kind), yes)
     return choice
 

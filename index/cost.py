@@ -89,7 +89,7 @@ def predict(
         calibration: Of this machine.
         effort: nprobe or efSearch; by default what recall 0.99 is likely to take.
         candidates: Rows ranked again; by default likewise.
-        half: Whether the stored vectors are float16, which are widened when they are fetched.
+        half: Whether the stored vectors are float16: half the bytes, but widened when they are compared or fetched.
 
     Raises:
         MedretError: If the kind is not known.
@@ -97,7 +97,7 @@ def predict(
     kind = find_kind(kind) if isinstance(kind, str) else kind
     whole = 4.0 * rows * dimension
     if kind.exact:
-        return Prediction(kind=kind.name, mapped_bytes=whole, latency_s=_OVERHEAD + whole / calibration.flat_bytes)
+        return Prediction(kind=kind.name, mapped_bytes=whole / (2 if half else 1), latency_s=_OVERHEAD + whole / calibration.flat_bytes)
     width = min(max(-(-dimension // 4 // 32) * 32, 64), dimension) if kind.compact else dimension
     count = min(_CANDIDATES.get(kind.name, 200) if candidates is None else candidates, rows)
     certify = 2 * _QUERIES * rows * dimension / (_HALF * calibration.float_flops)

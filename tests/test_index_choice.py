@@ -28,6 +28,18 @@ def test_the_kind_follows_from_the_limits(rows, limits, kind):
     assert choice.reason.startswith(f"{kind}: ")
 
 
+def test_where_nothing_is_as_fast_as_exact_search_that_is_taken():
+    choice = choose_kind(100, 64, MACHINE, 0.8, latency=5e-5)
+
+    assert min(choice.predictions, key=lambda one: one.latency_s).kind == choice.kind == "flat"
+    assert "none answers within 0.05 ms" in choice.reason
+
+
+def test_vectors_of_float16_need_half_the_memory_for_exact_search():
+    assert choose_kind(601_000, 512, MACHINE, 0.99, memory=0.7e9, latency=1).kind != "flat"
+    assert choose_kind(601_000, 512, MACHINE, 0.99, memory=0.7e9, latency=1, half=True).kind == "flat"
+
+
 def test_a_recall_that_a_thousand_queries_cannot_show_takes_exact_search():
     assert choose_kind(601_000, 512, MACHINE, 0.999).kind == "flat"
 
@@ -37,6 +49,8 @@ def test_what_fits_into_no_memory_is_refused_with_the_least_that_would():
         choose_kind(601_000, 512, MACHINE, 0.99, memory=10e6)
     with pytest.raises(MedretError, match="fits into 10 kB: "):
         choose_kind(601_000, 512, MACHINE, 0.99, memory=10e3)
+    with pytest.raises(MedretError, match="fits into 0 bytes: "):
+        resolve_kind("auto", 3000, 512, 0.99, memory=0)
 
 
 def test_hours_of_building_need_a_yes():

@@ -189,9 +189,11 @@ def _choose_kind(shards: Path, kind: str, recall: float, memory: float | None, l
     from index.manifest import load_shards_manifest
     from retrieval.index_tables import render_predictions
 
-    held = load_shards_manifest(shards).modalities.values()
-    rows, dimension = max(((one.rows, size) for one in held for size in one.dimensions.values()), key=lambda pair: pair[0] * pair[1])
-    choice = resolve_kind(kind, rows, dimension, recall, memory, latency, yes)
+    held = load_shards_manifest(shards)
+    rows, dimension = max(
+        ((one.rows, size) for one in held.modalities.values() for size in one.dimensions.values()), key=lambda pair: pair[0] * pair[1]
+    )
+    choice = resolve_kind(kind, rows, dimension, recall, memory, latency, yes, half=held.dtype == "float16")
     if choice.predictions:
         note(f"predicted for {rows:,} x {dimension} vectors on this machine:")
         print(render_predictions(choice.predictions), file=sys.stderr)
