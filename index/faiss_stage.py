@@ -104,7 +104,12 @@ class FaissStage:
         """Append rows, see index.stages.FirstStage."""
         for block in vectors:
             for start in range(0, len(block), _AT_ONCE):
-                self._searcher.add(_prepared(block[start : start + _AT_ONCE], self.quantiser))
+                try:
+                    self._searcher.add(_prepared(block[start : start + _AT_ONCE], self.quantiser))
+                except RuntimeError as error:
+                    raise MedretError(
+                        f"FAISS index {self.kind.name!r} takes no more rows ({faiss_fault(error)}). Build one of another --kind"
+                    ) from error
         self.rows = int(self._searcher.ntotal)
 
     def save(self, folder: Path, name: str) -> list[str]:
@@ -206,14 +211,14 @@ def _centres(faiss: Any, searcher: Any) -> Vectors:
 def _prepare(faiss: Any, searcher: Any, seed: int, cells: bool) -> int:
     """Set how the index is built; return how many rows to train on."""
     core = _core(faiss, searcher)
+    if hasattr(core, "pq"):
+        core.pq.cp.min_points_per_centroid = 1  # it has no say in what is made, but for a warning to each subspace
     if isinstance(core, faiss.IndexHNSW):
         core.hnsw.efConstruction = _CONSTRUCTION
     if not isinstance(core, faiss.IndexIVF):
         return _SAMPLE
     core.cp.niter, core.cp.seed = _ITERATIONS, seed + 1234  # 1234 is what FAISS takes
     core.cp.max_points_per_centroid, core.cp.min_points_per_centroid = _POINTS_PER_LIST, 1
-    if isinstance(core, faiss.IndexIVFPQFastScan):
-        core.pq.cp.min_points_per_centroid = 1  # it has no say in what is made, but for a warning to each subspace
     if cells:  # FAISS makes lists of most inner products otherwise, by directions alone
         core.cp.spherical = False
         faiss.downcast_index(core.quantizer).metric_type = faiss.METRIC_L2

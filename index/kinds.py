@@ -27,6 +27,7 @@ class IndexKind:
         mixed: Whether their directions are turned at random among themselves, so that each is coded as finely as it matters.
         cells: Whether the lists are Euclidean cells, twice as many, that are looked through in their own order (index.cells).
         effort: The search parameter that trades time for recall: "nprobe", "efSearch", or None.
+        selects: Whether inverted lists can be searched for allowed rows alone.
         grade: Recall that the tuner aims at beyond the user's target, or None.
     """
 
@@ -37,6 +38,7 @@ class IndexKind:
     mixed: bool = False
     cells: bool = False
     effort: str | None = None
+    selects: bool = True
     grade: float | None = None
 
 
@@ -73,16 +75,17 @@ def _factory_kind(name: str) -> IndexKind:
         except (RuntimeError, ValueError, TypeError) as error:
             fault = faiss_fault(error)
             continue
-        return IndexKind(name=name, factory=name, effort=_effort(faiss, made))
+        if isinstance(made, faiss.IndexRefine):
+            raise MedretError(f"index kind {name!r} refines what every kind here ranks by the shards' vectors. Leave out its last part")
+        return _described(name, faiss, made)
     known = ", ".join(KINDS)
     raise MedretError(f"index kind {name!r} is not known, and is no FAISS factory string ({fault}). Choose one of: {known}")
 
 
-def _effort(faiss: Any, made: Any) -> str | None:
+def _described(name: str, faiss: Any, made: Any) -> IndexKind:
     inner = faiss.downcast_index(made.index) if hasattr(made, "chain") else made
-    if isinstance(inner, faiss.IndexIVF):
-        return "nprobe"
-    return "efSearch" if isinstance(inner, faiss.IndexHNSW) else None
+    effort = "nprobe" if isinstance(inner, faiss.IndexIVF) else "efSearch" if isinstance(inner, faiss.IndexHNSW) else None
+    return IndexKind(name=name, factory=name, effort=effort, selects=not isinstance(inner, faiss.IndexIVFAdditiveQuantizer))
 
 
 def fill_factory(factory: str, dimension: int, lists: int) -> str:

@@ -93,7 +93,7 @@ def plan_search(
     if isinstance(certificate, str):
         return exact(certificate)
     share, filtered = allowed_rows / max(rows, 1), allowed_rows < live_rows
-    if share < 1 and not _may_leave_out(kind, share, filtered):
+    if not may_leave_out(kind, share, filtered):
         return exact(f"{kind.name} loses recall where rows are left out")
     candidates = certificate.candidates * (_CHECKED if filtered else 1)
     effort, confirmed_by = _efforts(kind, certificate.effort, share, filtered, lists)
@@ -139,14 +139,21 @@ def _certificate(certificates: "Sequence[Certificate]", k: int, asker: str) -> "
     return best
 
 
-def _may_leave_out(kind: "IndexKind", share: float, filtered: bool) -> bool:
+def may_leave_out(kind: "IndexKind", share: float, filtered: bool = False) -> bool:
     """Whether the first stage keeps its recall, or its checks show the loss, where only this share of the rows is allowed.
 
     A graph stops among the rows that it meets first, with more effort too; so it passes over removed rows only, and few.
+
+    Args:
+        kind: Of the first stage.
+        share: 0 to 1.
+        filtered: Whether rows are left out that are not removed.
     """
+    if share == 1:
+        return True
     if kind.effort == "efSearch":
         return share >= _GRAPH_KEEPS and not filtered
-    return kind.name == "scan" or kind.effort == "nprobe"
+    return kind.name == "scan" or (kind.effort == "nprobe" and kind.selects)
 
 
 def _efforts(kind: "IndexKind", effort: int | None, share: float, filtered: bool, lists: int | None) -> tuple[int | None, int | None]:

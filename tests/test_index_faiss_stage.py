@@ -155,6 +155,13 @@ def test_what_faiss_cannot_build_is_refused_in_one_line(name, rows, message):
     assert "\n" not in str(raised.value)
 
 
+def test_what_faiss_cannot_grow_is_refused_in_one_line():
+    stage = build("NSG8,Flat", VECTORS[:300])
+
+    with pytest.raises(MedretError, match=r"'NSG8,Flat' takes no more rows \(.*incremental addition"):
+        stage.add([VECTORS[300:310]])
+
+
 def test_a_file_that_is_cut_or_of_other_rows_is_refused(tmp_path):
     path = tmp_path / build("ivf-flat").save(tmp_path, "x")[0]
 

@@ -23,6 +23,12 @@ def test_what_faiss_cannot_make_is_refused_in_one_line():
     assert "\n" not in str(raised.value)
 
 
+def test_a_second_ranking_by_faiss_is_refused():
+    """It would look into one list and take no selector, and the shards' vectors rank its candidates anyway."""
+    with pytest.raises(MedretError, match=r"'IVF16,PQ16x4fs,RFlat' refines what .* Leave out its last part"):
+        kinds.find_kind("IVF16,PQ16x4fs,RFlat")
+
+
 def test_a_fault_of_faiss_is_told_without_its_source():
     faiss = kinds.load_faiss()
     index = faiss.IndexFlatIP(512)

@@ -116,6 +116,22 @@ def test_what_is_added_is_found_and_what_is_removed_is_not(kind, tmp_path, home,
     assert not verify_index(tmp_path / "index").faults
 
 
+def test_what_faiss_cannot_search_among_allowed_rows_is_searched_exactly_while_rows_are_removed(tmp_path, home, mark):
+    folder = tmp_path / "index"
+    build_index(write_archive(tmp_path / "shards", range(1, 101), mark, texts=False), folder, home / "encoder", "PQ16x4fs", recall=0.5)
+
+    remove_records(folder, patients=["patient0007"])
+    removed = open_index(folder).index("images").plan(10, asker="image")
+    add_shards(folder, write_archive(tmp_path / "more", range(101, 121), mark, texts=False))
+    grown = open_index(folder)
+
+    assert removed.how == grown.index("images").plan(10, asker="image").how == "exact"
+    found = dict(nearest(grown, film_vector(7), 500))
+    assert len(found) == 238 and not {"film0007-0", "film0007-1"} & found.keys()
+    compact_index(folder)
+    assert open_index(folder).index("images").plan(10, asker="image").how == "approximate"
+
+
 def test_a_removed_patient_is_in_no_answer_no_report_and_no_count(archive):
     before = SearchEngine.load(archive, device="cpu")
     counted = evaluate_label_precision(before, directions=["image-image"], ks=(5,)).directions["image-image"]

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from index.index_manifest import Certificate
-from index.kinds import IndexKind, find_kind
+from index.kinds import find_kind
 from index.planner import exact_plan, plan_search
 
 ROWS, DIMENSION, LISTS = 601_000, 512, 1024
@@ -129,12 +129,12 @@ def test_a_graph_passes_over_few_removed_rows_but_is_searched_exactly_under_a_fi
     assert ("loses recall" in made.reason) == (how == "exact")
 
 
-def test_a_factory_that_may_not_know_filters_is_searched_exactly_under_one():
-    kind = IndexKind(name="LSH", factory="LSH")
-    certificates = (certificate(effort=None),)
+@pytest.mark.parametrize(("name", "effort"), [("PQ16x4fs", None), ("IVF16,RQ4x4", 1)])
+def test_a_factory_that_may_not_know_filters_is_searched_exactly_under_one(name, effort):
+    certificates = (certificate(effort=effort),)
 
-    assert plan(kind, certificates).how == "approximate"
-    assert plan(kind, certificates, allowed=ROWS - 1).reason.endswith("LSH loses recall where rows are left out")
+    assert plan(find_kind(name), certificates).how == "approximate"
+    assert plan(find_kind(name), certificates, allowed=ROWS - 1).reason.endswith(f"{name} loses recall where rows are left out")
 
 
 def test_a_small_index_is_searched_exactly_where_its_lists_cost_more():
