@@ -222,9 +222,10 @@ def move_to_gpu(host: "VectorIndex", gpu: Gpu) -> "VectorIndex":
     as its plans then say: on a GPU that costs less than what these kinds save.
     """
     from index.faiss_stage import FaissStage
+    from index.late_stage import LateStage
     from index.vector_index import VectorIndex
 
-    stage, certificates = host.stage, host.certificates
+    stage, certificates = host.stage.stage if isinstance(host.stage, LateStage) else host.stage, host.certificates
     moved = GpuLists(stage, stage.searcher, gpu) if isinstance(stage, FaissStage) and stage.kind.name in _ON_GPU else None
     found = VectorIndex(host.table, host.vector, moved, certificates if moved else (), host.scales)
     found.exact = GpuExact(host.table, host.vector, gpu)

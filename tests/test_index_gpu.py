@@ -13,6 +13,7 @@ from index.contract import certify
 from index.gpu import Gpu, GpuExact, build_cagra, move_to_gpu
 from index.index_manifest import Certificate
 from index.kinds import find_kind
+from index.late_stage import LateStage
 from index.shards import open_shards
 from index.stages import build_stage
 from index.vector_index import VectorIndex
@@ -130,6 +131,15 @@ def test_inverted_lists_on_a_gpu_find_what_they_find_on_the_cpu(table, gpu, kind
     same(moved.search(queries, 10), host.search(queries, 10))
     allowed = np.random.default_rng(1).random(ROWS) < 0.5
     same(moved.search(queries, 10, allowed=allowed), host.search(queries, 10, allowed=allowed))
+
+
+def test_lists_that_were_not_opened_yet_are_moved_too(table, gpu):
+    kind = find_kind("ivf-flat")
+    late = LateStage(kind, ROWS, lambda: build_stage(kind, table, "joint"))
+
+    moved = move_to_gpu(VectorIndex(table, "joint", late, certified(2)), gpu)
+
+    assert moved.plan(10, asker="image").how == "approximate"
 
 
 @pytest.mark.parametrize("kind", ["scan", "hnsw", "ivf-rabitq"])
