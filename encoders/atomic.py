@@ -16,20 +16,23 @@ def whole_file(path: Path, mode: int = 0o600) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success it is synced and renamed to `path`.
 
     Args:
-        path: Where the file shall be; an existing file is replaced.
+        path: Where the file shall be; an existing file is replaced, of a link what it names.
         mode: Permission bits of the new file.
 
     Raises:
-        MedretError: If the disk is full or the place cannot be written.
+        MedretError: If the disk is full, the place cannot be written, or a folder or a device is there.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    if path.exists() and not path.is_file():  # root may replace /dev/null
+        raise MedretError(f"{path}: is a folder or a device, expected a file to write. Choose another place.")
+    place = path.resolve()  # /dev/stdout is a link
+    beside = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
         os.close(os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, mode))  # private from its first byte
         yield beside
         beside.chmod(mode)
         sync(beside)
-        beside.replace(path)
-        sync(path.parent)
+        beside.replace(place)
+        sync(place.parent)
     except OSError as error:
         raise MedretError(f"{path}: cannot be written ({error.strerror or error}). Free space or choose another place.") from error
     finally:

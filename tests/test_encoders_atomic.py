@@ -50,6 +50,24 @@ def test_a_file_gets_the_mode_that_is_asked_for(tmp_path):
     assert mode(tmp_path / "page.html") == 0o644
 
 
+def test_what_a_link_names_is_replaced_and_no_device(tmp_path):
+    """A redirected /dev/stdout is a link to a file, and root may replace devices."""
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "a").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "a")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to(os.devnull)
+
+    with whole_file(tmp_path / "link") as beside:
+        beside.write_text("new")
+    for device in ("pipe", "null", "far"):
+        with pytest.raises(MedretError, match="expected a file to write"), whole_file(tmp_path / device) as beside:
+            beside.write_text("lost")
+
+    assert (tmp_path / "far" / "a").read_text() == "new"
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "pipe").is_fifo() and (tmp_path / "null").is_char_device()
+
+
 def test_an_error_while_writing_a_file_leaves_the_old_one_and_nothing_else(tmp_path):
     (tmp_path / "a").write_text("old")
 

@@ -10,8 +10,8 @@ def check_places(*paths: Path | None) -> None:
     for path in paths:
         if path is not None and not path.parent.is_dir():
             raise MedretError(f"{path}: the folder {path.parent} does not exist. Make it, or name another file")
-        if path is not None and path.is_dir():
-            raise MedretError(f"{path}: is a folder, expected a file to write")
+        if path is not None and path.exists() and not path.is_file():
+            raise MedretError(f"{path}: is a folder or a device, expected a file to write")
 
 
 def write_text(path: Path, text: str) -> None:
