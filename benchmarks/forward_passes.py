@@ -7,7 +7,7 @@ vectors of a way and those of medret's fp32.
 """
 
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,8 +16,7 @@ from results_file import table
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-import encoders
-from encoders.checkpoint import load_checkpoint
+from encoders.checkpoint import default_checkpoint, load_checkpoint
 from encoders.dual import DualEncoder, build_encoder
 from encoders.execution import compile_encoder, constant_weights
 from encoders.precision import computing
@@ -25,7 +24,6 @@ from encoders.precision import computing
 TOKENS = 64
 SIDE = 2048  # of the product
 PRODUCT = "product"
-SHIPPED = Path(encoders.__file__).parent / "pretrained"
 
 
 class Case(NamedTuple):
@@ -39,11 +37,10 @@ class Case(NamedTuple):
 
 def cases() -> list[Case]:
     """Return what is measured."""
-    resnet = lambda: build_encoder("resnet50", texts=["left effusion"], dimension=512).eval()  # noqa: E731
-    bert = lambda: build_encoder("tiny", "bert-base", texts=["left effusion"], dimension=512, max_tokens=TOKENS).eval()  # noqa: E731
-    shipped = lambda: load_checkpoint(SHIPPED, "cpu").eval()  # noqa: E731
+    resnet = partial(build_encoder, "resnet50", texts=["left effusion"], dimension=512)
+    bert = partial(build_encoder, "tiny", "bert-base", texts=["left effusion"], dimension=512, max_tokens=TOKENS)
     found = [Case("ResNet-50, 224 px", resnet, "images", batch) for batch in (1, 16, 32)]
-    found += [Case("the default encoder's images", shipped, "images", 32)]
+    found += [Case("the default encoder's images", partial(load_checkpoint, default_checkpoint()), "images", 32)]
     return found + [Case(f"BERT-base, {TOKENS} tokens", bert, "texts", batch) for batch in (1, 16)]
 
 
@@ -75,7 +72,7 @@ def forward_table(figures: dict[str, Any]) -> str:
 
 
 def _measure(case: Case, quick: bool) -> dict[str, Any]:
-    encoder, plain = case.make(), case.make()
+    encoder, plain = case.make().eval(), case.make().eval()
     given, product = _input(case, encoder), torch.randn(SIDE, SIDE).bfloat16()
     ways = {
         "plain, fp32": lambda: _plain(case, plain, given),
@@ -84,7 +81,7 @@ def _measure(case: Case, quick: bool) -> dict[str, Any]:
         PRODUCT: lambda: product @ product.T,
     }
     if case.batch > 1:  # single items are what queries are, which are not compiled
-        compiled = case.make()
+        compiled = case.make().eval()
         compile_encoder(compiled)
         ways["medret, bf16, compiled"] = lambda: _medret(case, compiled, given, "bfloat16")
     exact = ways["medret, fp32"]()
