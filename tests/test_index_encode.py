@@ -610,7 +610,7 @@ def test_a_folder_of_other_things_is_left_alone(corpus, encoder, tmp_path):
     with pytest.raises(MedretError, match=r"is no shards folder and not empty \(it holds thesis.txt\)"):
         encode_corpus(corpus, encoder, tmp_path / "home")
 
-    assert os.listdir(tmp_path / "home") == ["thesis.txt"]  # not even a lock
+    assert [entry.name for entry in (tmp_path / "home").iterdir()] == ["thesis.txt"]  # not even a lock
 
 
 def test_ids_that_are_not_unique_are_refused(encoder, tmp_path):
