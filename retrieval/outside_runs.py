@@ -143,7 +143,6 @@ def _per_query(
         **describe_answers(run.documents, rows, hits),
         scores=scores,
         chance=chance,
-        find="documents",
     )
 
 
@@ -154,7 +153,7 @@ def _described(ids: Sequence[str], qrels: Qrels, relevant: NDArray[np.int64], be
         saved = [
             one | {"relevant": count, "candidates": len(qrels.documents)} for one, count in zip(strange, relevant.tolist(), strict=True)
         ]
-        return describe_queries(saved, "") | {"unit": "queries"}
+        return describe_queries(saved, "") | {"unit": "queries", "find": "documents"}
     known = {token(one["id"]): one for one in beside.queries}
     if missing := [id for id in ids if id not in known]:
         raise MedretError(f"{qrels.name}: {len(missing)} of its queries are not in the {QUERIES} file beside it, the first is {missing[0]}")

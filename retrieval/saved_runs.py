@@ -157,6 +157,7 @@ def describe_queries(saved: list[dict[str, Any]], direction: str) -> dict[str, A
         "answers": np.array([one["relevant"] for one in saved], dtype=np.int64),
         "reachable": np.array([one["candidates"] for one in saved], dtype=np.int64),
         "unit": "prompts" if direction.startswith("text") else "patients",
+        "find": f"{direction.rpartition('-')[2]}s",
     }
 
 
@@ -259,7 +260,6 @@ def _load_queries(path: Path, run_file: Path, direction: str) -> PerQuery:
         **describe_answers(run.documents, rows, hits),
         scores={name: _column(saved, "scores", name) for name in saved[0]["scores"]},
         chance={name: _column(saved, "chance", name) for name in saved[0]["chance"]},
-        find=f"{direction.rpartition('-')[2]}s",
     )
 
 

@@ -32,6 +32,7 @@ from retrieval.engine import SearchEngine
 from retrieval.evaluation import evaluate_report_recall
 from retrieval.five_by_200 import FIVE
 from retrieval.linear_probe import STRENGTHS, evaluate_linear_probe
+from retrieval.outside_runs import load_outside
 from retrieval.protocols import BENCHMARKS
 from retrieval.published_benchmarks import evaluate_five_by_200
 from retrieval.published_figures import PUBLISHED_FIGURES
@@ -378,6 +379,8 @@ def test_a_comparison_on_lists_shows_the_reports_of_the_index_and_none_of_a_list
 
     page = render_comparison(compare_runs([run, replace(run, directions={direction: replace(held, queries=turned)})]), engine)
 
+    outside = load_outside(*(tmp_path / "run" / f"{direction}.{kind}.trec" for kind in ("run", "qrels"))).directions[direction]
+    assert outside.queries.find == held.queries.find == "reports"  # the same answers are shown of both
     assert page.count('alt="query film"') == 6
     assert page.count(", and the heart is stable.") == reports  # 6 queries, 2 systems, 5 answers
     assert page.count("cannot be shown") == 60 - reports
