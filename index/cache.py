@@ -166,6 +166,8 @@ def _state(record: Record) -> str:
         status = record.image.stat()
     except OSError:
         return ""
+    if not os.access(record.image, os.R_OK):  # to be decoded once it can be: neither size nor time would tell
+        return ""
     return f"{status.st_size} {status.st_mtime_ns}"
 
 

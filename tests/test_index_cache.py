@@ -104,6 +104,21 @@ class StoppedError(Exception):
     pass
 
 
+def test_a_film_that_could_not_be_read_is_decoded_once_it_can_be(records, tmp_path, monkeypatch):
+    """Its size and time stay the same."""
+    allowed, read = os.access, Path.read_bytes
+    locked = records[3].image
+    monkeypatch.setattr("os.access", lambda path, mode: path != locked and allowed(path, mode))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path if path != locked else tmp_path))  # raises OSError
+    before = build_image_cache(records, WAY, tmp_path / "cache")
+    monkeypatch.undo()
+
+    held = build_image_cache(records, WAY, tmp_path / "cache")
+
+    assert list(before.failures) == ["r3"]
+    assert (len(held.ids), held.failures) == (7, {})
+
+
 @pytest.mark.parametrize("stop", range(1, 8))
 def test_a_stopped_run_goes_on_where_it_was_stopped(records, tmp_path, monkeypatch, stop):
     monkeypatch.setattr(cache, "_AT_ONCE", 2)
