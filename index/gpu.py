@@ -109,6 +109,7 @@ class GpuLists:
 
     Args:
         host: The stage; it stays in memory.
+        searcher: The stage's inverted lists, as FAISS has them.
         gpu: Where to.
     """
 
