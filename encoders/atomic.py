@@ -47,8 +47,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
     (modes 0700 and 0600; but a hard link keeps the mode of the file it names).
 
     Raises:
-        MedretError: If the disk is full or the place cannot be written.
+        MedretError: If the disk is full, the place cannot be written, or something else than a folder is there.
     """
+    if path.exists() and not path.is_dir():
+        raise MedretError(f"{path}: is no folder. Choose another place.")
     beside = old = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

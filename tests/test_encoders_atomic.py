@@ -64,6 +64,9 @@ def test_what_a_link_names_is_replaced_and_no_device(tmp_path):
         with pytest.raises(MedretError, match="expected a file to write"), whole_file(tmp_path / device) as beside:
             beside.write_text("lost")
 
+    with pytest.raises(MedretError, match="is no folder"), whole_folder(tmp_path / "pipe"):
+        pass
+
     assert (tmp_path / "far" / "a").read_text() == "new"
     assert (tmp_path / "link").is_symlink() and (tmp_path / "pipe").is_fifo() and (tmp_path / "null").is_char_device()
 
