@@ -144,7 +144,7 @@ def _asked(each: PerQuery, query: int, one: DirectionComparison, engine: SearchE
     protocol = one.results[0].protocol
     direction = str(protocol.get("direction", ""))
     asking = "image" if direction == "own-report" else direction.partition("-")[0]
-    told: dict[str, Any] = {"finding": finding, "kind": asking or "query", "image": None, "text": None, "films": asking == "image"}
+    told: dict[str, Any] = {"finding": finding, "kind": asking or "query", "image": None, "text": None}
     if asking == "text" and finding in FINDINGS and protocol.get("prompts") == "built-in":
         mine = [place for place in range(len(each.ids)) if each.findings[place] == each.findings[query]]
         prompts = prompts_for(finding)
@@ -168,7 +168,7 @@ def _first_answers(
         shown = {"image": None, "text": None} if engine is None else _record(engine, unquote(id), each.find)
         if shown is None:
             raise MedretError(f"{id}: is ranked by a run, but no record of the index; expected --index to be the one that was asked")
-        yield {"hit": bool(hit), "id": id if with_ids else None, "films": each.find != "reports", **shown}
+        yield {"hit": bool(hit), "id": id if with_ids else None, "sought": engine is not None, **shown}
 
 
 def _record(engine: SearchEngine, id: str, find: str) -> dict[str, str | None] | None:
