@@ -40,7 +40,8 @@ def build_app(asked: str | None = None) -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         add_completion=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,  # boxes cut the names of options on a terminal of 80 columns, and an error is no box
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     )
     app.callback()(lambda: None)  # with it, a single command has to be named too
     for name in [asked] if asked in _HOMES else _HOMES:

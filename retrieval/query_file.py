@@ -106,9 +106,9 @@ def _read_queries(source: Path, lines: IO[bytes], defaults: Mapping[str, Any]) -
             continue
         try:
             given = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MedretError(
-                f"{source} line {line}: is no JSON ({getattr(error, 'msg', 'not UTF-8')}); expected an object a line"
+                f"{source} line {line}: is no JSON ({getattr(error, 'msg', 'not UTF-8, or beyond reading')}); expected an object a line"
             ) from error
         if not isinstance(given, dict):
             raise MedretError(f'{source} line {line}: is a {type(given).__name__}, expected an object, e.g. {{"text": "edema"}}')

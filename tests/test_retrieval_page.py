@@ -98,6 +98,16 @@ def test_a_process_with_a_closed_stream_answers_all_the_same(home, closed):
     assert done.stdout.count('"rank"') == (0 if closed == ">&-" else 3)
 
 
+def test_help_names_options_and_commands_in_full_on_a_narrow_terminal():
+    query, whole = medret("query", "-h", COLUMNS="80"), medret("-h", COLUMNS="80")
+
+    for name in ("--exclude-same-patient / --include-same-patient", "--exclude-same-study ", "--no-best-sentence", "study_date=2011-05.."):
+        assert name in query.stdout
+    assert max(map(len, query.stdout.splitlines())) <= 80
+    assert "..." not in whole.stdout.partition("Commands:")[2]
+    assert medret("query", "--text", "a", "-k", 0).stderr.splitlines()[-1] == "Error: Invalid value for '-k': 0 is not in the range x>=1."
+
+
 def test_an_index_may_be_named_to_verify_as_shards_are(home):
     for folder in (home / "index", home / "index" / "shards"):
         done = medret("verify", folder)

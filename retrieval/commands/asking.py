@@ -78,7 +78,7 @@ def query(
     device: Device = None,
     verbose: Verbose = False,
 ) -> None:
-    """Print the k records that answer a text, a label, an image or a record best, or several of them together.
+    """Print the k records that answer a query best. It is a text, a label, an image, a record, or several of them together.
 
     Each of --text, --label, --image and --id may be given several times, and with a weight in its name:
     --image film.png --text:0.5 "cardiomegaly" --text:-0.5 "pacemaker".

@@ -28,7 +28,7 @@ def compare(
     metric: Annotated[str | None, typer.Option(help="Of the findings and of the queries that changed; P@10 where there is one.")] = None,
     with_ids: WithIds = False,
 ) -> None:
-    """Compare evaluations of the same queries: intervals, significance, and the queries that changed most."""
+    """Compare evaluations of the same queries. Intervals, significance, and the queries that changed most are told."""
     if not 2 <= len(runs) <= MOST_RUNS:
         raise typer.BadParameter(f"{len(runs)} runs, expected 2 to {MOST_RUNS}")
     check_places(html_out)

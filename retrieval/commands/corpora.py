@@ -21,7 +21,7 @@ def phantoms(
         int | None, typer.Option(min=1, max=42, help="How many sets of findings occur, with no device and no doubt; else any.")
     ] = None,
 ) -> None:
-    """Write a synthetic corpus: radiograph-like phantoms with reports, in the MIMIC-CXR-JPG layout."""
+    """Write a synthetic corpus of radiograph-like phantoms. It has reports, and the MIMIC-CXR-JPG layout."""
     from index.corpora.phantom import write_phantoms
 
     with progress_bar("drawing", "patient") as progress:
@@ -58,7 +58,7 @@ def cache(
     split: Splits = None,
     workers: Workers = None,
 ) -> None:
-    """Decode the images of a corpus once, for every encoder that fits films into squares as this one does."""
+    """Decode the images of a corpus once, for encoders to come. It serves each that fits films into squares as this one does."""
     from encoders.checkpoint import find_checkpoint, read_preprocessing
     from index.corpus_cache import cache_corpus
 

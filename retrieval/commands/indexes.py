@@ -36,7 +36,7 @@ def build_index(
     latency: Annotated[str | None, typer.Option(help="With auto: what a query may take, e.g. 5ms.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Build even what is predicted to take over an hour.")] = False,
 ) -> None:
-    """Build an index from shards, or from a corpus (which is encoded first, into OUT/shards)."""
+    """Build an index from shards, or from a corpus. A corpus is encoded first, into OUT/shards."""
     from index.folder import build_index as build
     from index.kinds import find_kind
     from index.manifest import holds_shards
@@ -68,7 +68,7 @@ def info(
     index_dir: Annotated[Path, typer.Argument(metavar="INDEX", envvar="MEDRET_INDEX", help="Folder made by 'medret build-index'.")] = INDEX,
     as_json: AsJson = False,
 ) -> None:
-    """Say what an index holds, and what its searches were measured to find and to take."""
+    """Say what an index holds, and what was measured of it. That is what its searches find, and what they take."""
     from index.folder import open_index
     from retrieval.index_tables import describe_index, render_info
 
@@ -82,7 +82,7 @@ def add(
     flags: AddFlags,
     index_dir: Index = INDEX,
 ) -> None:
-    """Add records to an index; run again to go on where a run was stopped."""
+    """Add records to an index. Run again to go on where a run was stopped."""
     from encoders.checkpoint import find_checkpoint, load_checkpoint
     from index.folder import open_index
     from index.life import add_corpus, add_options, add_shards
@@ -133,7 +133,7 @@ def remove(
         Path | None, typer.Option(help="The ids are the real ones: find them with the key file that the index was pseudonymised with.")
     ] = None,
 ) -> None:
-    """Remove records from every answer at once; 'medret compact' then erases them from the files."""
+    """Remove records from every answer at once. 'medret compact' then erases them from the files."""
     from index.removal import remove_records
 
     if not (id or patient or study):
@@ -146,7 +146,7 @@ def compact(
     index_dir: Index = INDEX,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the first stages anew though nothing was removed: mends them.")] = False,
 ) -> None:
-    """Erase removed records from an index: shards, first stages, side tables and caches are written anew without them."""
+    """Erase removed records from an index. Shards, first stages, side tables and caches are written anew without them."""
     from index.compact import compact_index
     from retrieval.tables import render_index
 
@@ -168,7 +168,7 @@ def verify(
     shards: Annotated[Path | None, typer.Argument(help="A shards folder or an index; that of --index when not given.")] = None,
     index_dir: Index = INDEX,
 ) -> None:
-    """Compare every file of an index, its shards and encoder included, with its checksum; name each that is damaged."""
+    """Compare every file of an index with its checksum. Shards and encoder are included; each that is damaged is named."""
     from index.index_manifest import INDEX_MANIFEST
     from index.verify import verify_index, verify_shards
 

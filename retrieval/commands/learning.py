@@ -50,7 +50,7 @@ def train(
     column: Columns = None,
     labels: Labels = None,
 ) -> None:
-    """Learn an encoder from the images, reports and labels of one corpus or several.
+    """Learn an encoder from images, reports and labels. They are of one corpus or several.
 
     On several GPUs: torchrun --nproc-per-node 8 --no-python medret train ... Every process takes a share of each batch.
     """

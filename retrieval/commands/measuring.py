@@ -71,7 +71,7 @@ def evaluate(
     maps: Annotated[bool, typer.Option(help="HTML: show where each film is like the query.")] = True,
     device: Device = None,
 ) -> None:
-    """Score retrieval on a benchmark, with the level of chance beside each figure."""
+    """Score retrieval on a benchmark, chance beside each figure."""
     from retrieval.engine import SearchEngine
     from retrieval.figures import add_intervals
     from retrieval.result_tables import render_result
