@@ -135,9 +135,13 @@ def _describe_queries(each: PerQuery, protocol: Mapping[str, Any]) -> dict[str, 
 def _relevance(each: PerQuery, gallery: NDArray[np.str_]) -> Iterator[bytes]:
     """What answers each query, and what it must not find."""
     places = np.searchsorted(gallery, each.candidates.astype(str))
+    marked = np.zeros(len(gallery), dtype=np.bool_)
     for query in range(len(each.ids)):
         for rows in (each.relevant(query), each.struck(query)):
-            yield np.unique(places[rows]).astype("<i8").tobytes() + b"|"
+            marked[places[rows]] = True  # tens of thousands of rows are sorted sooner by marking them
+            found = np.flatnonzero(marked)
+            marked[found] = False
+            yield found.astype("<i8").tobytes() + b"|"
 
 
 def _prompts(each: PerQuery, protocol: Mapping[str, Any]) -> Iterator[bytes]:
