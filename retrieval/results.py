@@ -50,7 +50,7 @@ class PerQuery:
         reachable: (Q,) int64, candidates of each query.
         unit: What `units` are, in the plural: "patients" (else their studies or records) or "prompts".
         relevant: Takes a query's place and returns the rows (int64, one for each candidate) that answer it.
-        struck: Takes a query's place and returns the rows of the gallery (int64, ascending) that it must not find.
+        struck: Takes a query's place and returns the rows of the gallery (int64, some perhaps twice) that it must not find.
         redraw: Takes a number of resamples and a seed, and scores the queries among the candidates of resampled patients: how many
             patients there are, and metric to (resamples, Q) float64, NaN where no candidate of a resample answers. None where the
             queries belong to patients themselves, or candidates are not known to.

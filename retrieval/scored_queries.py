@@ -107,7 +107,7 @@ def _answers(task: LabelTask, judged: Judged, units: NDArray[np.int64], by: By, 
 
     def struck(place: int) -> NDArray[np.int64]:
         gone = left_out(place)
-        return np.union1d(unknown(int(asked[place])), gone[task.allowed[gone]])
+        return np.concatenate([unknown(int(asked[place])), gone[task.allowed[gone]]])
 
     return relevant, struck
 
