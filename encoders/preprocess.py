@@ -57,7 +57,7 @@ class Preprocessing:
         if not all(value > 0 and np.isfinite(value) for value in _channels(self.std)):
             raise ValueError(f"std is {self.std}, expected one number above 0 or three")
 
-    def read_square(self, path: Path, name: str | None = None, size: int | None = None) -> np.ndarray:
+    def read_square(self, path: Path) -> np.ndarray:
         """Read a film and bring it to a square: the one way of every film that is learned from, encoded or asked with.
 
         Films much larger than the square are decoded at a lower resolution, which changes the square by less than one
@@ -65,8 +65,6 @@ class Preprocessing:
 
         Args:
             path: A JPEG, PNG or DICOM file.
-            name: What messages call it; the path if None.
-            size: S, side of the square in pixels; the setting's if None.
 
         Returns:
             (S, S) uint8.
@@ -74,10 +72,16 @@ class Preprocessing:
         Raises:
             MedretError: As encoders.pixels.read_image.
         """
-        return self.read_fitted(path, name, size).square
+        return self.read_fitted(path).square
 
     def read_fitted(self, path: Path, name: str | None = None, size: int | None = None) -> Fitted:
-        """As read_square, with the width and height that `shrink` needs."""
+        """As read_square, with the width and height that `shrink` needs.
+
+        Args:
+            path: A JPEG, PNG or DICOM file.
+            name: What messages call it; the path if None.
+            size: S, side of the square in pixels; the setting's if None.
+        """
         size = self.size if size is None else size
         film = read_film(path, name, partial(self._reduction, size))
         return Fitted(self._fitted(film, size), film.width, film.height)

@@ -224,8 +224,8 @@ def copy_live(piece: Piece, live: npt.NDArray[np.bool_], target: Path, modality:
     return tuple(written)
 
 
-def check_vectors(table: ShardTable, first: int = 0) -> None:
-    """Check that every vector from row `first` on has norm 1: no zero, no NaN.
+def check_vectors(table: ShardTable) -> None:
+    """Check that every vector has norm 1: no zero, no NaN.
 
     Raises:
         MedretError: Naming the first record whose vector has not.
@@ -233,14 +233,13 @@ def check_vectors(table: ShardTable, first: int = 0) -> None:
     for vector in table.dimensions:
         start = 0
         for block in table.blocks(vector):
-            if start + len(block) > first:
-                norms = np.linalg.norm(np.asarray(block, np.float32), axis=1)
-                bad = np.flatnonzero(~(np.abs(norms - 1) < _NORM))  # NaN fails too
-                if len(bad):
-                    (id,) = table.ids(np.array([start + bad[0]]))
-                    raise MedretError(
-                        f"record {id}: its stored {vector} vector has norm {norms[bad[0]]:.3g}, expected 1. Encode the corpus again"
-                    )
+            norms = np.linalg.norm(np.asarray(block, np.float32), axis=1)
+            bad = np.flatnonzero(~(np.abs(norms - 1) < _NORM))  # NaN fails too
+            if len(bad):
+                (id,) = table.ids(np.array([start + bad[0]]))
+                raise MedretError(
+                    f"record {id}: its stored {vector} vector has norm {norms[bad[0]]:.3g}, expected 1. Encode the corpus again"
+                )
             start += len(block)
 
 

@@ -85,13 +85,13 @@ def rank_pairs(engine: SearchEngine, task: PairTask, direction: str, by: By = "i
     images = Side(table=engine.table("images"), rows=task.images, numbers=task.image_text, groups=groups)
     texts = Side(table=engine.table("reports"), rows=task.texts, numbers=every_text, groups=every_text)
     queries, candidates = (images, texts) if direction == "image-report" else (texts, images)
-    matched = match_ranks(queries, candidates, depth=depth)
+    matched = match_ranks(queries, candidates, depth)
     gallery, heads = np.unique(candidates.groups, return_index=True)
     own = np.bincount(candidates.numbers[heads], minlength=len(task.texts))[matched.numbers]
     return PairRanks(matched.ranks, own, len(gallery), matched, queries, candidates)
 
 
-def match_ranks(queries: Side, candidates: Side, vector: str = "joint", depth: int = 0) -> Matched:
+def match_ranks(queries: Side, candidates: Side, depth: int) -> Matched:
     """Rank each query's own candidates among all: exact scores, ties by id, memory bounded.
 
     Scores are float64 products rounded to float32, as the index gives them. Where rows are grouped, a group ranks by
@@ -100,7 +100,6 @@ def match_ranks(queries: Side, candidates: Side, vector: str = "joint", depth: i
     Args:
         queries: G groups of rows.
         candidates: H groups of rows.
-        vector: "joint" or "features".
         depth: How many ranked candidates of each query to keep.
     """
     order, starts = _by_id(candidates)
@@ -108,7 +107,7 @@ def match_ranks(queries: Side, candidates: Side, vector: str = "joint", depth: i
     first = candidates.rows[order][starts]
     parts: list[Matched] = []
     for rows, heads, its_numbers in _chunks(queries, max(1, _SCORES_AT_ONCE // max(1, len(order)))):
-        scores = exact_scores(queries.table.vectors(vector, rows), candidates.table, candidates.rows[order], vector)
+        scores = exact_scores(queries.table.vectors("joint", rows), candidates.table, candidates.rows[order], "joint")
         if len(starts) < len(order):
             scores = np.maximum.reduceat(scores, starts, axis=1)
         if len(heads) < len(rows):

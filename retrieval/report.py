@@ -21,6 +21,7 @@ from retrieval.tables import answer_notes, percentile_figure
 from retrieval.terms import Term
 
 EXAMPLES = 5  # hits of each example query on an evaluation's page
+ASKED = 4  # findings, at most, that an image asks for there
 _NOTHING_BEYOND = "no similarity maps: to this encoder the question says what is said of a normal film, so there is nothing to point at"
 _ONCE = {"study": "the best of each study", "patient": "the best of each patient", "duplicates": "of duplicates the best"}
 _EXCERPT = 160  # characters of a report on each side of its best sentence, or from its beginning twice as many
@@ -68,7 +69,7 @@ def render_evaluation(engine: SearchEngine, result: Mapping[str, Any], *, with_i
     return _render(f"medret evaluate {result['benchmark']}", lead, shown, tables, engine, with_ids)
 
 
-def _examples(engine: SearchEngine, protocol: Mapping[str, Any], findings: Sequence[str], maps: bool, at_most: int = 4) -> Iterator[_Shown]:
+def _examples(engine: SearchEngine, protocol: Mapping[str, Any], findings: Sequence[str], maps: bool) -> Iterator[_Shown]:
     """A question about each finding: its first built-in prompt; or for some findings, an image that is positive for it."""
     asking, _, found = protocol["direction"].partition("-")
     if f"{found}s" not in engine.modalities:
@@ -87,7 +88,7 @@ def _examples(engine: SearchEngine, protocol: Mapping[str, Any], findings: Seque
         return
     table = engine.table("images")
     allowed = selection.rows(table)
-    for finding in [name for name in table.findings if name in findings and name != "No Finding"][:at_most]:
+    for finding in [name for name in table.findings if name in findings and name != "No Finding"][:ASKED]:
         positive = np.flatnonzero(allowed & (table.labels([finding])[:, 0] == LabelState.POSITIVE))
         if len(positive):
             query = ask(id=table.ids(positive[:1])[0], exclude_same_patient=protocol.get("exclude_same_patient"))

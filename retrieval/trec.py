@@ -83,9 +83,7 @@ class JudgedRun(NamedTuple):
     relevance: NDArray[np.bool_]  # (Q, R)
 
 
-def write_run(
-    path: Path, queries: Sequence[str], documents: Iterable[Sequence[str]], scores: NDArray[np.float32], tag: str = "medret"
-) -> None:
+def write_run(path: Path, queries: Sequence[str], documents: Iterable[Sequence[str]], scores: NDArray[np.float32]) -> None:
     """Write ranked answers whole or not at all.
 
     Tools order equal scores in their own way (trec_eval: by document id, descending), so an answer that ties with the one above it
@@ -96,7 +94,6 @@ def write_run(
         queries: Q distinct query ids.
         documents: For each query its document ids in the order of rank, at most R.
         scores: (Q, R) float32 in the order of rank; what stands beyond a query's documents is not read.
-        tag: Names the system, in one word.
     """
     apart = scores.copy()
     for rank in range(1, apart.shape[1]):
@@ -105,7 +102,7 @@ def write_run(
         for query, names, values in zip(queries, documents, apart, strict=True):
             asked = token(query)
             ranked = enumerate(zip(names, values[: len(names)].tolist(), strict=True), 1)
-            lines.writelines(f"{asked} Q0 {token(name)} {rank} {value:.9g} {token(tag)}\n" for rank, (name, value) in ranked)
+            lines.writelines(f"{asked} Q0 {token(name)} {rank} {value:.9g} medret\n" for rank, (name, value) in ranked)
 
 
 def write_qrels(path: Path, queries: Sequence[str], judged: Iterable[Iterable[tuple[Sequence[str], int]]]) -> None:

@@ -73,11 +73,11 @@ def paired_validator(
     return validate
 
 
-def record_labels(records: Sequence[Record], findings: Sequence[str] = FINDINGS) -> NDArray[np.int8] | None:
-    """Return the (N, K) int8 label states of N records, -128 where nobody looked; None if no record is labelled."""
+def record_labels(records: Sequence[Record]) -> NDArray[np.int8] | None:
+    """Return the (N, K) int8 label states of N records for FINDINGS, -128 where nobody looked; None if no record is labelled."""
     if not any(record.labels for record in records):
         return None
-    return np.array([[record.labels.get(finding, NULL_LABEL) for finding in findings] for record in records], dtype=np.int8)
+    return np.array([[record.labels.get(finding, NULL_LABEL) for finding in FINDINGS] for record in records], dtype=np.int8)
 
 
 def _report_figures(
