@@ -68,7 +68,7 @@ def choose_kind(
             f"{_amount(least.needed_bytes)}. Allow it more (--memory), or build in parts"
         )
     if flat in fitting and flat.latency_s <= wanted:
-        return choose(flat, f"exact search takes {_milliseconds(flat)} a query, within {wanted * 1e3:.3g} ms")
+        return choose(flat, f"exact search takes {_milliseconds(flat)} a query, within {wanted * 1e3:g} ms")
     if recall > HIGHEST_CERTIFIABLE and flat in fitting:
         return choose(flat, f"recall {recall:g} cannot be shown by 1,000 queries, and exact search needs no showing")
     faster = [one for one in fitting if one.latency_s < flat.latency_s] if flat in fitting else fitting
@@ -84,7 +84,7 @@ def _fastest(fitting: Sequence[Prediction], latency: float | None) -> tuple[Pred
     least = min(fitting, key=lambda one: one.build_s)
     if latency is None:
         return least, f"the quickest to build ({least.build_s:.0f} s predicted): nothing that fits is {soon}"
-    within = f"within {latency * 1e3:.3g} ms"
+    within = f"within {latency * 1e3:g} ms"
     if enough := [one for one in fitting if one.latency_s <= latency]:
         other = min(enough, key=lambda one: one.build_s)
         return other, f"the quickest to build ({other.build_s:.0f} s predicted) of those that answer {within}"
@@ -143,7 +143,7 @@ def check_patience(prediction: Prediction, yes: bool) -> None:
     total = prediction.build_s + prediction.certify_s
     if total > HOUR and not yes:
         raise MedretError(
-            f"a {prediction.kind} index is predicted to take {total / HOUR:.1f} hours on this machine ({prediction.build_s / 60:,.0f} "
+            f"an index of kind {prediction.kind} is predicted to take {total / HOUR:.1f} hours on this machine ({prediction.build_s / 60:,.0f} "
             f"min to build, {prediction.certify_s / 60:,.0f} min to certify). Add --yes to build it, or choose another --kind"
         )
 

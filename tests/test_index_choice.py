@@ -28,6 +28,10 @@ def test_the_kind_follows_from_the_limits(rows, limits, kind):
     assert choice.reason.startswith(f"{kind}: ")
 
 
+def test_a_latency_of_a_second_or_more_is_said_in_whole_milliseconds():
+    assert choose_kind(601_000, 512, MACHINE, 0.99, latency=2).reason.endswith("within 2000 ms")
+
+
 def test_where_nothing_is_as_fast_as_exact_search_that_is_taken():
     choice = choose_kind(100, 64, MACHINE, 0.8, latency=5e-5)
 
