@@ -149,13 +149,13 @@ class SearchEngine:
         (answer,) = answer_queries(self, [query])
         return answer
 
-    def search_all(self, queries: Iterable[Query]) -> Iterator[Answer]:
+    def search_all(self, queries: Iterable[Query | str]) -> Iterator[Answer]:
         """Answer many queries in their order, as `search` does: texts and films are encoded, and rows compared, 64 at a time.
 
         Raises:
             MedretError: As `search`; answers to the 64 queries around are not given.
         """
-        waiting = iter(queries)
+        waiting = (Query(text=query) if isinstance(query, str) else query for query in queries)
         while batch := list(islice(waiting, AT_ONCE)):
             yield from answer_queries(self, batch)
 

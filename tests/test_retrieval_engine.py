@@ -283,6 +283,13 @@ def test_an_empty_text_is_refused(engine, text):
         engine.search(Query(text=text))
 
 
+def test_texts_are_short_for_queries_among_others(engine):
+    answers = list(engine.search_all(["edema", Query(text="fracture", k=2), "lungs"]))
+
+    assert [answer.query for answer in answers] == [Query(text="edema"), Query(text="fracture", k=2), Query(text="lungs")]
+    assert [len(answer.hits) for answer in answers] == [6, 2, 6]
+
+
 def test_bytes_that_are_no_text_are_replaced(engine):
     broken, replaced = (engine.search(Query(text=text)).hits for text in ("edema \udcff", "edema ?"))
 
