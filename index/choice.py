@@ -144,7 +144,8 @@ def check_patience(prediction: Prediction, yes: bool) -> None:
     if total > HOUR and not yes:
         raise MedretError(
             f"an index of kind {prediction.kind} is predicted to take {total / HOUR:.1f} hours on this machine "
-            f"({prediction.build_s / 60:,.0f} min to build, {prediction.certify_s / 60:,.0f} min to certify). Add --yes to build it, or choose another --kind"
+            f"({prediction.build_s / 60:,.0f} min to build, {prediction.certify_s / 60:,.0f} min to certify). "
+            "Add --yes to build it, or choose another --kind"
         )
 
 
