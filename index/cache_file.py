@@ -53,8 +53,14 @@ def open_cache(place: Path, size: int) -> ImageCache:
     Raises:
         MedretError: If it is damaged.
     """
-    content, path = read_json(place.with_suffix(".json")), place.with_suffix(PIXELS)
+    note, path = place.with_suffix(".json"), place.with_suffix(PIXELS)
     mend = f"Remove {place.name}.* in {place.parent}; they are made anew."
+    try:
+        content = read_json(note)
+        failures = dict(content["failures"])
+        expected = [id for id in content["ids"] if id not in failures]
+    except (MedretError, KeyError, TypeError, ValueError) as error:
+        raise MedretError(f"{note}: what the image cache holds cannot be read from it. {mend}") from error
     try:
         with path.open("rb") as file:  # Arrow's own map would have all pixels read ahead
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -65,14 +71,14 @@ def open_cache(place: Path, size: int) -> ImageCache:
         raise MedretError(f"{path}: the image cache is damaged ({type(error).__name__}). {mend}") from error
     if table.schema != _schema(size):
         raise MedretError(f"{path}: the image cache holds other columns, or no squares of {size} x {size} pixels. {mend}")
-    ids, expected = table["id"].to_pylist(), [id for id in content["ids"] if id not in content["failures"]]
+    ids = table["id"].to_pylist()
     if ids != expected:
         raise MedretError(f"{path}: the image cache holds {len(ids)} films that are not the {len(expected)} it should hold. {mend}")
     held = ImageCache(
         images=Films([chunk.to_numpy_ndarray() for chunk in table["pixels"].chunks]),
         ids=ids,
         sizes=list(zip(*(table[side].to_numpy().tolist() for side in ("width", "height")), strict=True)),
-        failures=dict(content["failures"]),
+        failures=failures,
     )
     mapped.madvise(mmap.MADV_NORMAL)
     return held

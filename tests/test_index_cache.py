@@ -150,6 +150,17 @@ def test_a_damaged_cache_says_what_to_remove(records, tmp_path):
         build_image_cache(records, WAY, tmp_path / "cache")
 
 
+@pytest.mark.parametrize("content", ["{", '{"ids": []}'])
+def test_a_damaged_note_says_what_to_remove(records, tmp_path, content):
+    """Not the folder: other caches lie there."""
+    build_image_cache(records, WAY, tmp_path / "cache")
+    (note,) = (tmp_path / "cache").glob("*.json")
+    note.write_text(content)
+
+    with pytest.raises(MedretError, match=rf"cannot be read from it\. Remove {note.stem}\.\* in .*; they are made anew"):
+        build_image_cache(records, WAY, tmp_path / "cache")
+
+
 def test_a_cache_with_the_films_of_another_is_refused(records, tmp_path):
     build_image_cache(records[:5], WAY, tmp_path / "cache")
     (own,) = (tmp_path / "cache").glob("*.arrows")
