@@ -64,7 +64,8 @@ class Search:
         count = max(len(self.rows) - query.offset, 0)
         if count >= query.k:
             return None
-        told = f"{count} answers instead of {query.k}" + (f" after the first {query.offset}" if query.offset else "")
+        after = f" after the first {query.offset}" if query.offset else ""
+        told = f"{count} {'answer' if count == 1 else 'answers'} instead of {query.k}{after}"
         if self.low:
             return f"{told}: {'no other' if count else 'none'} scores {query.min_score:g} or more"
         one = {"study": ", of which each study answers once", "patient": ", of which each patient answers once"}

@@ -153,7 +153,8 @@ def _answer_file(engine: "SearchEngine", queries: Path, out: Path, shared: dict[
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise MedretError(f"{out}: {'is a folder' if out.is_dir() else 'its folder is not there'}; name a file to write")
     form = (lambda answer: take_apart(engine, answer).to_dict()) if explain else None
-    print(f"{out}: answers to {answer_file(engine, queries, out, shared, form):,} queries")
+    count = answer_file(engine, queries, out, shared, form)
+    print(f"{out}: answers to {count:,} {'query' if count == 1 else 'queries'}")
 
 
 def _show_page(engine: "SearchEngine", answer: "Answer", maps: bool, with_ids: bool, open: bool) -> None:
