@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from encoders.atomic import private_folder
-from encoders.errors import MedretError
 from encoders.preprocess import Preprocessing
 from index.cache import build_image_cache
 from index.cache_file import ImageCache
@@ -50,6 +49,4 @@ def cache_corpus(
     """
     private_folder(folder)
     with read_rows(corpus, Tally(), folder, text_units=(), text_sections=(), splits=splits, key=None) as rows:
-        if "images" not in rows.parts:
-            raise MedretError(f"{corpus.root}: has no images to cache. Look at it: medret corpus {corpus.root}")
         return build_image_cache(RowFilms(rows.parts["images"]), preprocessing, folder, size, progress, workers)

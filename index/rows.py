@@ -142,7 +142,8 @@ def _read(
     except OSError as error:
         raise _not_writable(folder, error) from error
     if not parts:
-        raise MedretError(f"{corpus.root}: no images and no text in {', '.join(sections)}. Look at it: medret corpus {corpus.root}")
+        nor_text = f" and no text in {', '.join(sections)}" if text_units else ""
+        raise MedretError(f"{corpus.root}: no images{nor_text}. Look at it: medret corpus {corpus.root}")
     return CorpusRows(parts, identities.units() - len(units), spool.digest.hexdigest()[:32])
 
 

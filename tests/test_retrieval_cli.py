@@ -523,6 +523,17 @@ def test_wrong_usage_ends_with_exit_code_2(made):
     assert medret("evaluate", "chexpert-8x200", "--index", made.index).returncode == 2
 
 
+def test_a_corpus_without_films_has_none_to_cache(tmp_path):
+    (tmp_path / "texts.csv").write_text("id,text\na,No effusion.\n")
+
+    done = medret("cache", tmp_path / "texts.csv", "--out", tmp_path / "cache")
+
+    assert done.returncode == 1
+    assert (
+        done.stderr.splitlines()[-1] == f"medret: {tmp_path / 'texts.csv'}: no images. Look at it: medret corpus {tmp_path / 'texts.csv'}"
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
