@@ -148,7 +148,11 @@ class _Copies:
 
     def find(self, record: Record) -> Fitted | None:
         state, row, held = self._places.get(record.id, ("", 0, None))
-        return None if held is None or not state or state != _state(record) else Fitted(held.images[row].copy(), *held.sizes[row])
+        if held is None or not state or state != _state(record):
+            return None
+        with suppress(MedretError):  # damaged: it is decoded
+            return Fitted(held.images[row].copy(), *held.sizes[row])
+        return None
 
 
 def _copied_or_decoded(copies: _Copies, preprocessing: Preprocessing, size: int, record: Record) -> Fitted | str:

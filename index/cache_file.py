@@ -1,7 +1,7 @@
 """The files of image caches: films in one Arrow stream, and beside it a note of what they were made of. Films can be removed from them.
 
 A stream is written by appending batch after batch, so that one that was interrupted goes on; uncompressed, its pixels lie in the file
-as they are used, and any Arrow reader can read it.
+as they are used, and any Arrow reader can read it. Each film has a CRC-32, which is compared whenever it is read.
 """
 
 import hashlib
@@ -9,8 +9,10 @@ import json
 import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +21,7 @@ from encoders.atomic import sync, whole_file
 from encoders.errors import MedretError
 from encoders.json_object import read_json, write_json
 from encoders.preprocess import Fitted
-from index.films import Films
+from index.films import CheckedFilms, Films
 from index.resume import locked
 
 Listed = list[tuple[str, str]]  # id of each image; bytes and modification time (ns) of its file, or nothing where there is none
@@ -74,8 +76,14 @@ def open_cache(place: Path, size: int) -> ImageCache:
     ids = table["id"].to_pylist()
     if ids != expected:
         raise MedretError(f"{path}: the image cache holds {len(ids)} films that are not the {len(expected)} it should hold. {mend}")
+    batches = table.to_batches()
+    starts = accumulate((len(batch) for batch in batches), initial=0)
+    checked = [
+        CheckedFilms(batch["pixels"].to_numpy_ndarray(), batch["crc32"].to_numpy(), ids[start : start + len(batch)], (str(path), mend))
+        for start, batch in zip(starts, batches, strict=False)
+    ]
     held = ImageCache(
-        images=Films([chunk.to_numpy_ndarray() for chunk in table["pixels"].chunks]),
+        images=Films(checked),
         ids=ids,
         sizes=list(zip(*(table[side].to_numpy().tolist() for side in ("width", "height")), strict=True)),
         failures=failures,
@@ -97,7 +105,9 @@ def write_films(file: BinaryIO, size: int, films: Iterable[tuple[str, Fitted]]) 
         file.write(schema.serialize())
     if rows := [(fitted.square, id, fitted.width, fitted.height) for id, fitted in films]:
         squares, *columns = zip(*rows, strict=True)
-        pixels = pa.FixedSizeListArray.from_arrays(pa.array(np.stack(squares).reshape(-1)), size * size)
+        stacked = np.stack(squares)
+        columns.append([crc32(square) for square in stacked])
+        pixels = pa.FixedSizeListArray.from_arrays(pa.array(stacked.reshape(-1)), size * size)
         arrays = [pa.ExtensionArray.from_storage(schema.types[0], pixels)]
         arrays += [pa.array(column, type) for column, type in zip(columns, schema.types[1:], strict=True)]
         file.write(pa.record_batch(arrays, schema=schema).serialize())
@@ -105,7 +115,7 @@ def write_films(file: BinaryIO, size: int, films: Iterable[tuple[str, Fitted]]) 
 
 def _schema(size: int) -> Any:
     pixels = pa.fixed_shape_tensor(pa.uint8(), (size, size))
-    return pa.schema({"pixels": pixels, "id": pa.string(), "width": pa.uint32(), "height": pa.uint32()})
+    return pa.schema({"pixels": pixels, "id": pa.string(), "width": pa.uint32(), "height": pa.uint32(), "crc32": pa.uint32()})
 
 
 def cache_name(rule: dict[str, Any], listed: Listed) -> str:

@@ -1,12 +1,45 @@
-"""Films of one size in one or several arrays."""
+"""Films of one size in one or several arrays, compared with their checksums where these are known."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import overload
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
+
+from encoders.errors import MedretError
+
+
+class CheckedFilms:
+    """An array of films, each of which is compared with its checksum when it is read.
+
+    Args:
+        films: (n, S, S) uint8, memory-mapped or not.
+        checksums: (n,) uint32, CRC-32 of each film's bytes.
+        ids: Of the n, for whoever meets a damaged one.
+        place: Where they lie, and what to do then.
+    """
+
+    def __init__(self, films: NDArray[np.uint8], checksums: NDArray[np.uint32], ids: Sequence[str], place: tuple[str, str]) -> None:
+        self._films, self._checksums, self._ids, self._place = films, checksums, ids, place
+        self.shape = films.shape
+
+    def __len__(self) -> int:
+        return len(self._films)
+
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        """Return the (S, S) uint8 film of a row where it lies.
+
+        Raises:
+            MedretError: If it is not as it was written.
+        """
+        film: NDArray[np.uint8] = self._films[row]
+        if crc32(film.data) != self._checksums[row]:
+            where, mend = self._place
+            raise MedretError(f"{where}: the film of {self._ids[row]} is damaged: not the pixels that were written. {mend}")
+        return film
 
 
 class Films:
@@ -16,7 +49,7 @@ class Films:
         arrays: Each (n, S, S) uint8, memory-mapped or not; an empty one only where there is no film at all.
     """
 
-    def __init__(self, arrays: Sequence[NDArray[np.uint8]]) -> None:
+    def __init__(self, arrays: Sequence[NDArray[np.uint8] | CheckedFilms]) -> None:
         """Join arrays (n, S, S) uint8; at least one."""
         self.arrays = [array for array in arrays if len(array)] or list(arrays[:1])
         self._ends = list(accumulate(len(array) for array in self.arrays))
@@ -38,6 +71,7 @@ class Films:
 
         Raises:
             IndexError: If a row is not from 0 to below N.
+            MedretError: If a film that has a checksum is damaged.
         """
         if isinstance(rows, int):
             return self._film(rows)

@@ -1,5 +1,6 @@
 import os
 import sys
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -56,8 +57,9 @@ def test_the_cache_is_a_plain_arrow_stream(records, tmp_path, monkeypatch):
     np.testing.assert_array_equal(
         np.array(table["pixels"].to_pylist()).reshape(6, 24, 24), [WAY.square(read_image(records[row].image), 24) for row in kept]
     )
-    described = table.drop(["pixels"]).to_pylist()
+    described = table.drop(["pixels", "crc32"]).to_pylist()
     assert described == [{"id": f"r{row}", "width": 30, "height": 20 + row} for row in kept]
+    assert table["crc32"].to_pylist() == [zlib.crc32(bytes(film)) for film in table["pixels"].combine_chunks().storage.to_pylist()]
 
 
 def test_a_bad_image_has_no_row_but_a_reason_without_its_path(records, tmp_path):
@@ -358,6 +360,22 @@ def test_a_damaged_cache_does_not_hinder_another(records, tmp_path, suffix):
     held = build_image_cache(records[3:], WAY, tmp_path / "cache")
 
     np.testing.assert_array_equal(held.images[0], WAY.square(read_image(records[3].image)))
+
+
+def test_a_film_whose_pixels_were_flipped_is_not_served(records, tmp_path):
+    build_image_cache(records, WAY, tmp_path / "cache")
+    file = next((tmp_path / "cache").glob("*.arrows"))
+    content, film = file.read_bytes(), WAY.square(read_image(records[3].image)).tobytes()
+    assert content.count(film) == 1
+    file.write_bytes(content.replace(film, film[:-1] + bytes([film[-1] ^ 1])))
+
+    held = build_image_cache(records, WAY, tmp_path / "cache")
+
+    np.testing.assert_array_equal(held.images[2], WAY.square(read_image(records[2].image)))
+    with pytest.raises(MedretError, match=rf"{file.name}: the film of r3 is damaged.*Remove {file.stem}"):
+        held.images[np.array([2, 3])]
+    beside = build_image_cache(records[3:], WAY, tmp_path / "cache")  # copies what is whole there, and decodes what is not
+    np.testing.assert_array_equal(beside.images[0], WAY.square(read_image(records[3].image)))
 
 
 def test_a_cache_of_forgotten_films_alone_goes(records, tmp_path):
